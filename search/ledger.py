@@ -1,0 +1,202 @@
+"""The journal of a run: what was evaluated, with what result. It is the truth; all else is derived.
+
+One JSON object a line, appended and fsynced before a result counts. The first line names the format
+and the digest of the settings. A line torn by a crash can only be the last one: it is cut off when
+the journal is opened again; damage anywhere else is an error.
+
+A result is keyed by (candidate digest, rung). Execution may happen more than once, recording does
+not: the first result wins.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from evaluators.score import Failed, Score
+from hw_models.errors import CorruptRunError, InputError
+from spaces.candidate import Candidate
+
+FORMAT = "paretrim-journal-1"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One evaluation to do: a candidate at a rung of the ladder."""
+
+    candidate: Candidate
+    rung: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What the result is recorded under."""
+        return self.candidate.digest, self.rung
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A task that was carried out.
+
+    Attributes:
+        task: What was to be done.
+        result: What came of it.
+        seconds: Wall time of the evaluation itself.
+        where: The actor and node that did it.
+    """
+
+    task: Task
+    result: Score | Failed
+    seconds: float
+    where: str
+
+
+class Ledger:
+    """The journal file, open for appending, and its results by key.
+
+    A context manager: the file is locked against a second driver while it is open.
+
+    Args:
+        path: `journal.jsonl` of the run.
+        study: Digest of the settings; a journal of other settings is refused.
+
+    Raises:
+        CorruptRunError: The journal is damaged, or belongs to other settings.
+        InputError: Another process has the run open.
+    """
+
+    def __init__(self, path: Path, study: str) -> None:
+        self._path = path
+        self._lock = FileLock(path.with_suffix(".lock"))
+        self.results: dict[tuple[str, str], Score | Failed] = {}
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(
+                f"{path.parent}: another search has this run open.",
+                "Wait for it to end, or give another --name.",
+            ) from None
+        try:
+            self._file = path.open("ab")
+            self._load(study)
+        except BaseException:
+            self.close()
+            raise
+
+    def _load(self, study: str) -> None:
+        records = list(_read_lines(self._path))
+        if not records:
+            self._append({"format": FORMAT, "study": study})
+            return
+        header = records[0]
+        if header.get("format") != FORMAT:
+            raise CorruptRunError(
+                f"{self._path}: expected a journal of format {FORMAT}, got {header.get('format')}."
+            )
+        if header.get("study") != study:
+            raise CorruptRunError(
+                f"{self._path}: the journal belongs to other settings, weights or data than "
+                "study.yaml now describes.",
+                "Restore the files the run was started with, or start a new run.",
+            )
+        for number, record in enumerate(records[1:], start=2):
+            try:
+                key = (str(record["digest"]), str(record["rung"]))
+                self.results.setdefault(key, _result_from(record["result"]))
+            except (KeyError, TypeError, ValueError) as error:
+                raise CorruptRunError(
+                    f"{self._path}, line {number}: not a result ({error!r}).",
+                    "Remove the line to have that candidate evaluated again.",
+                ) from error
+
+    def record(self, outcome: Outcome) -> None:
+        """Append an outcome; a second result of the same task is dropped.
+
+        Raises:
+            CorruptRunError: The journal cannot be written (disk full, file gone).
+        """
+        digest, rung = outcome.task.key
+        if (digest, rung) in self.results:
+            return
+        self._append(
+            {
+                "digest": digest,
+                "rung": rung,
+                "candidate": outcome.task.candidate.to_dict(),
+                "result": _result_to(outcome.result),
+                "seconds": round(outcome.seconds, 4),
+                "where": outcome.where,
+                "time": round(time.time(), 3),
+            }
+        )
+        self.results[digest, rung] = outcome.result
+
+    def _append(self, record: Mapping[str, Any]) -> None:
+        try:
+            self._file.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise CorruptRunError(
+                f"{self._path}: the journal cannot be written ({error.strerror}); nothing more is "
+                "evaluated.",
+                f"Make room, then go on with --resume {self._path.parent}.",
+            ) from error
+
+    def close(self) -> None:
+        """Close the file and let go of the lock."""
+        if hasattr(self, "_file"):
+            self._file.close()
+        self._lock.release()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records of a journal, cutting a torn last line off the file.
+
+    Raises:
+        CorruptRunError: A line that is not the last one is not a JSON object.
+    """
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)
+    for number, line in enumerate(content[:whole].splitlines(), start=1):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            raise CorruptRunError(
+                f"{path}, line {number}: expected a JSON object, got {line[:40]!r}.",
+                "The journal was damaged from outside; restore it, or start a new run.",
+            )
+        yield record
+
+
+def _result_to(result: Score | Failed) -> dict[str, Any]:
+    kind = "score" if isinstance(result, Score) else "failed"
+    return {kind: result.to_dict()}
+
+
+def _result_from(record: Mapping[str, Any]) -> Score | Failed:
+    if "score" in record:
+        return Score.from_dict(record["score"])
+    return Failed.from_dict(record["failed"])

@@ -1,0 +1,158 @@
+"""Ask/tell over pymoo's NSGA-II on integer genomes, guarded.
+
+Axis letters: X_NV = N genomes x V variables (0 = densest level), F_NM = N genomes x M objectives,
+all minimised. pymoo accepts NaN objectives and repeated asks in silence; this wrapper refuses both.
+Genomes that were ever asked for are not asked for again.
+
+Source: Deb et al., "A fast and elitist multiobjective genetic algorithm: NSGA-II", IEEE TEC 2002.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from pymoo.algorithms.moo.nsga2 import NSGA2
+from pymoo.core.duplicate import DuplicateElimination
+from pymoo.core.mutation import Mutation
+from pymoo.core.population import Population
+from pymoo.core.problem import Problem
+from pymoo.operators.crossover.ux import UniformCrossover
+from pymoo.termination.max_gen import MaximumGenerationTermination
+
+Genomes = npt.NDArray[np.int64]
+Objectives = npt.NDArray[np.float64]
+
+# A genome that could not be evaluated is told as this: finite, so that pymoo's crowding distance
+# stays finite, and worse than any loss, latency or size a real candidate has.
+FAILED = 1e9
+
+
+class StepMutation(Mutation):  # type: ignore[misc]
+    """Move about two variables of a genome by one or two levels.
+
+    A compressed net dies when many variables jump at once, so steps are few and small.
+    """
+
+    def _do(
+        self,
+        problem: Problem,
+        X: Genomes,  # noqa: N803
+        *args: object,
+        random_state: np.random.Generator,
+        **kwargs: object,
+    ) -> Genomes:
+        moved = random_state.random(X.shape) < min(1.0, 2.0 / problem.n_var)
+        steps = random_state.choice([-2, -1, 1, 2], size=X.shape, p=[0.15, 0.35, 0.35, 0.15])
+        return np.clip(X + moved * steps, problem.xl, problem.xu).astype(np.int64)
+
+
+class NewGenomes(DuplicateElimination):  # type: ignore[misc]
+    """Let each genome through once in a run.
+
+    Args:
+        asked: The genomes asked for so far, as bytes; kept by the optimizer.
+    """
+
+    def __init__(self, asked: set[bytes]) -> None:
+        super().__init__()
+        self.asked = asked
+
+    def do(self, pop: Population, *others: Population, **kwargs: object) -> Population:
+        """Return the individuals of `pop` that neither were asked for nor stand in `others`."""
+        taken = {_key(genome) for other in others for genome in other.get("X")} | self.asked
+        fresh: dict[bytes, int] = {}
+        for index, genome in enumerate(pop.get("X")):
+            if _key(genome) not in taken:
+                fresh.setdefault(_key(genome), index)
+        return pop[list(fresh.values())]
+
+
+def _key(genome: Genomes) -> bytes:
+    return np.asarray(genome, dtype=np.int64).tobytes()
+
+
+class Optimizer:
+    """NSGA-II over integer genomes as ask/tell.
+
+    Args:
+        seeds_NV: Genomes of the first generation, distinct, each in `0..upper_V`.
+        upper_V: Largest level of each variable.
+        objectives: Number of objectives M.
+        batch: Genomes a generation after the first.
+        seed: Seed of all random choices; the same tells give the same asks.
+
+    Raises:
+        ValueError: A seed genome outside its bounds or of the wrong length.
+    """
+
+    def __init__(
+        self,
+        seeds_NV: Genomes,  # noqa: N803
+        upper_V: Genomes,  # noqa: N803
+        objectives: int,
+        batch: int,
+        seed: int,
+    ) -> None:
+        seeds_NV = np.asarray(seeds_NV, dtype=np.int64)
+        upper_V = np.asarray(upper_V, dtype=np.int64)
+        if seeds_NV.ndim != 2 or seeds_NV.shape[1] != len(upper_V):
+            raise ValueError(
+                f"seeds: expected shape [N, {len(upper_V)}], got {list(seeds_NV.shape)}"
+            )
+        if (seeds_NV < 0).any() or (seeds_NV > upper_V).any():
+            raise ValueError("seeds: a level lies outside 0..upper")
+        self._asked: set[bytes] = set()
+        self._pending: Population | None = None
+        self._algorithm = NSGA2(
+            pop_size=max(batch, len(seeds_NV)),
+            n_offsprings=batch,
+            sampling=Population.new("X", seeds_NV),
+            crossover=UniformCrossover(prob=0.7),
+            mutation=StepMutation(),
+            eliminate_duplicates=NewGenomes(self._asked),
+        )
+        problem = Problem(
+            n_var=len(upper_V), n_obj=objectives, xl=np.zeros_like(upper_V), xu=upper_V, vtype=int
+        )
+        self._algorithm.setup(
+            problem, seed=seed, termination=MaximumGenerationTermination(10**9), verbose=False
+        )
+
+    def ask(self) -> Genomes:
+        """Return the next genomes [N, V] to evaluate; N is 0 when no new genome can be found.
+
+        Raises:
+            RuntimeError: The previous genomes were not told yet.
+        """
+        if self._pending is not None:
+            raise RuntimeError("ask() again before tell(): the previous genomes are still pending")
+        population = self._algorithm.ask()
+        if population is None or len(population) == 0:
+            return np.empty((0, self._algorithm.problem.n_var), dtype=np.int64)
+        self._pending = population
+        genomes_NV = np.array(population.get("X"), dtype=np.int64)
+        self._asked.update(map(_key, genomes_NV))
+        return genomes_NV
+
+    def tell(self, F_NM: Objectives) -> None:  # noqa: N803
+        """Take the objectives of the genomes last asked for.
+
+        Args:
+            F_NM: Minimised objectives in the order of `ask`; rows of `FAILED` mark failures.
+
+        Raises:
+            RuntimeError: Nothing was asked for.
+            ValueError: Wrong shape, or a value that is not finite.
+        """
+        if self._pending is None:
+            raise RuntimeError("tell() without ask(): there is nothing pending")
+        expected = (len(self._pending), self._algorithm.problem.n_obj)
+        if F_NM.shape != expected:
+            raise ValueError(f"objectives: expected shape {expected}, got {F_NM.shape}")
+        if not np.isfinite(F_NM).all():
+            raise ValueError("objectives: NaN or infinity; tell FAILED for a failed genome")
+        population, self._pending = self._pending, None
+        population.set("F", F_NM)
+        for individual in population:
+            individual.evaluated.update({"F", "G", "H"})
+        self._algorithm.tell(infills=population)
