@@ -1,0 +1,19 @@
+"""What may be changed about a detector, and how the change is made.
+
+| module | what it holds |
+| --- | --- |
+| `model` | a `Detector` and how it is loaded safely |
+| `checkpoint` | reads `.pt` files without running anything in them |
+| `architecture`, `classic` | model dictionaries, and the networks built from them |
+| `trace`, `groups` | layers and shapes; channels that must be removed together |
+| `space`, `candidate` | the variables of a search, and one point of it |
+| `saliency` | which channels matter most |
+| `compress` | a really smaller network of a candidate |
+| `quantization` | fewer bits for weights and activations |
+| `export` | the compressed network as an ONNX file |
+"""
+
+import os
+
+# ultralytics looks for updates on the network when it is imported, unless told otherwise.
+os.environ.setdefault("YOLO_OFFLINE", "1")
