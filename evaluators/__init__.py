@@ -1,0 +1,9 @@
+"""How good is it? Everything between a candidate and its score; runs inside the actors, knows no ray.
+
+score.py         Score or Failed: what an evaluation returns
+dataset.py       images and truth as one value that travels; reads ultralytics data YAMLs
+annotations.py   YOLO txt rows and COCO json, each fault named by file and line
+letterbox.py     an image into its square, and boxes back
+detection.py     raw outputs -> detections -> COCO mAP
+demo/            the embedded default: a small trained YOLOv5 and its generated data set
+"""

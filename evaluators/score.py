@@ -1,0 +1,91 @@
+"""What an evaluation returns: a `Score`, or a `Failed` with the reason. Both travel as JSON."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Rung = Literal["proxy", "subset", "full"]
+"""The ladder, cheap to dear: outputs on few images, mAP on some images, mAP on all of them."""
+
+FailureKind = Literal["non-finite", "exploded", "exception"]
+"""Why a candidate has no score: NaN or infinite outputs, boxes everywhere, an error inside."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How good one candidate is.
+
+    Attributes:
+        map50_95: COCO mean average precision over IoU .50 to .95, in 0..1; None on rung "proxy".
+        map50: The same at IoU .50.
+        distortion: Normalised squared error of the outputs against the dense model's; 0 is dense.
+        agreement: Share of the dense model's detections found again, in 0..1; 1 is dense.
+        images: Number of images looked at.
+        rung: Which step of the ladder this is.
+        seconds: Wall time of the evaluation. Not part of the result: equal scores may differ in it.
+    """
+
+    map50_95: float | None
+    map50: float | None
+    distortion: float
+    agreement: float
+    images: int
+    rung: str
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("map50_95", "map50", "distortion", "agreement", "seconds"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"Score.{name} must be finite, got {value}: return Failed instead")
+        for name in ("map50_95", "map50", "agreement"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"Score.{name} must lie in 0..1, got {value}")
+        if self.images < 1:
+            raise ValueError(f"Score.images must be at least 1, got {self.images}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-ready values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Score:
+        """Build a score from `to_dict`'s value.
+
+        Raises:
+            ValueError: If a value is not finite or out of range.
+            TypeError: If a field is missing or unknown.
+        """
+        return cls(**fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Why a candidate has no score.
+
+    Attributes:
+        kind: A short word to count by: "non-finite", "exploded", "exception"; the actor pool adds
+            its own ("timeout", "died", ...).
+        message: What happened, for a person.
+        retryable: Whether the same candidate may succeed elsewhere (a lost worker), or never will.
+    """
+
+    kind: str
+    message: str
+    retryable: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-ready values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Failed:
+        """Build a failure from `to_dict`'s value.
+
+        Raises:
+            TypeError: If a field is missing or unknown.
+        """
+        return cls(**fields)
