@@ -1,0 +1,497 @@
+"""Read any ONNX file into a `Workload`, fused the way an inference engine fuses it.
+
+Convolutions, Gemm and MatMul become `ConvShape`s with batch norm, bias and ReLU folded in;
+neighbouring elementwise ops become one pass over memory; reshapes and constants cost nothing.
+Convolutions between QuantizeLinear/DequantizeLinear pairs are read as INT8. Ops that are not known
+are costed by the bytes they move and named in a warning.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from hw_models.errors import InputError
+from hw_models.workload import ConvShape, OpKind, OtherOp, Workload
+
+Shape: TypeAlias = tuple[int, ...]
+
+_FREE = {
+    "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Dropout", "Cast", "Shape",
+    "Constant", "ConstantOfShape", "QuantizeLinear", "DequantizeLinear", "Range", "Size",
+}  # fmt: skip
+_RELU_LIKE = {"Relu", "LeakyRelu", "PRelu", "Clip"}
+_UNARY = {
+    "Sigmoid", "Tanh", "Softplus", "Mish", "Swish", "HardSwish", "HardSigmoid", "Elu", "Selu",
+    "Erf", "Gelu", "Exp", "Log", "Sqrt", "Neg", "Abs", "Reciprocal", "Floor", "Ceil", "Round",
+    "Sign", "Not", "BatchNormalization", "Celu", "ThresholdedRelu", "Softsign", "Sin", "Cos",
+}  # fmt: skip
+_BINARY = {
+    "Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Where", "Equal", "Greater", "Less",
+    "And", "Or", "Mod",
+}  # fmt: skip
+_POINTWISE = _RELU_LIKE | _UNARY | _BINARY
+_MOVES: dict[str, OpKind] = {
+    "MaxPool": "pool", "AveragePool": "pool", "GlobalAveragePool": "pool", "GlobalMaxPool": "pool",
+    "ReduceMean": "pool", "ReduceMax": "pool", "ReduceSum": "pool", "ReduceMin": "pool",
+    "LpPool": "pool", "LRN": "pool",
+    "Resize": "resize", "Upsample": "resize",
+    "Concat": "concat", "Split": "concat", "Slice": "concat",
+    "Transpose": "copy", "Gather": "copy", "Pad": "copy", "Expand": "copy", "Tile": "copy",
+    "DepthToSpace": "copy", "SpaceToDepth": "copy", "GatherElements": "copy",
+    "ScatterND": "copy", "GatherND": "copy",
+    "Softmax": "softmax", "LogSoftmax": "softmax", "LayerNormalization": "softmax",
+    "InstanceNormalization": "softmax", "GroupNormalization": "softmax",
+    "TopK": "softmax", "ArgMax": "softmax", "NonMaxSuppression": "decode",
+}  # fmt: skip
+_MAX_FOLDED = 1024
+"""Elements up to which a constant is worth evaluating: it may be a shape."""
+_PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxNetwork:
+    """A network read from a file.
+
+    Args:
+        workload: Its layers.
+        quantized: Whether any layer stands between quantise/dequantise pairs.
+        warnings: What was not understood, one sentence each.
+    """
+
+    workload: Workload
+    quantized: bool
+    warnings: tuple[str, ...]
+
+
+def read_onnx(
+    path: str | Path, *, batch: int = 1, imgsz: tuple[int, int] | None = None, bits: int = 16
+) -> OnnxNetwork:
+    """Read an ONNX file.
+
+    Args:
+        path: The file.
+        batch: Images at once, for a dynamic first dimension.
+        imgsz: (rows, columns) for dynamic input sizes.
+        bits: Bits of weights and activations of layers that are not quantised: 32, 16 or 8.
+
+    Returns:
+        The workload, whether it is quantised, and warnings.
+
+    Raises:
+        InputError: The file is missing, is not ONNX, keeps its data in other files, has shapes
+            that cannot be inferred, or has dynamic shapes and `imgsz` is not given.
+    """
+    model = _load(Path(path))
+    _fix_input(model, Path(path), batch, imgsz)
+    reader = _Reader(_infer_shapes(model, Path(path)), bits)
+    return reader.read()
+
+
+def _load(path: Path) -> Any:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    if not path.is_file():
+        raise InputError(f"No ONNX file at {path}.", "Check the path of the model.")
+    try:
+        model = onnx.load_model_from_string(path.read_bytes())
+    except DecodeError as error:
+        raise InputError(
+            f"{path} is not a readable ONNX file ({error}).", "Export the model again."
+        ) from error
+    if not model.graph.node:
+        raise InputError(f"{path} holds no operators.", "Export the model again.")
+    # Data in other files may name any path on this machine: never followed.
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in _tensors(model.graph)):
+        raise InputError(
+            f"{path} keeps its weights in other files (external data), which is not supported.",
+            "Save the model as one file: onnx.save(model, path, save_as_external_data=False).",
+        )
+    return model
+
+
+def _tensors(graph: Any) -> Iterable[Any]:
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            if attribute.HasField("g"):
+                yield from _tensors(attribute.g)
+
+
+def _real_inputs(graph: Any) -> list[Any]:
+    constants = {tensor.name for tensor in graph.initializer}
+    return [value for value in graph.input if value.name not in constants]
+
+
+def _fix_input(model: Any, path: Path, batch: int, imgsz: tuple[int, int] | None) -> None:
+    inputs = _real_inputs(model.graph)
+    if not inputs:
+        raise InputError(f"{path} has no input.", "Export the model with its image input.")
+    dims = inputs[0].type.tensor_type.shape.dim
+    wanted = {0: batch}
+    if imgsz is not None and len(dims) == 4:
+        wanted |= {2: imgsz[0], 3: imgsz[1]}
+    for axis, dim in enumerate(dims):
+        fixed = dim.dim_value
+        if fixed > 0 and (axis == 0 or axis not in wanted or fixed == wanted[axis]):
+            if axis == 0 and batch not in (1, fixed):
+                raise InputError(
+                    f"{path} is exported for batch {fixed}, asked for batch {batch}.",
+                    "Export it with a dynamic batch axis or ask for the batch it has.",
+                )
+            continue
+        if fixed > 0:
+            raise InputError(
+                f"{path} is exported for {_input_size(dims)}, asked for --imgsz {imgsz}.",
+                "Leave --imgsz away or export with dynamic axes.",
+            )
+        if axis not in wanted:
+            raise InputError(
+                f"{path} has a dynamic input shape {_input_size(dims)}: its cost depends on it.",
+                "Give the size: --imgsz 640 or --imgsz 480,640.",
+            )
+        dim.dim_value = wanted[axis]
+
+
+def _input_size(dims: Any) -> str:
+    return "x".join(str(dim.dim_value or dim.dim_param or "?") for dim in dims)
+
+
+def _infer_shapes(model: Any, path: Path) -> Any:
+    import onnx
+
+    # Shapes that an exporter wrote for symbolic axes would win over the fixed input: drop them.
+    del model.graph.value_info[:]
+    for output in model.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    _drop_weights(model.graph)
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        while _unknown_shapes(inferred.graph) and _fold_constants(inferred):
+            inferred = onnx.shape_inference.infer_shapes(inferred, data_prop=True)
+        return inferred
+    except Exception as error:  # onnx raises several unrelated types for a malformed graph
+        raise InputError(
+            f"The shapes of {path} cannot be inferred ({error}).", "Export the model again."
+        ) from error
+
+
+def _drop_weights(graph: Any) -> None:
+    """Empty the big initialisers: only their shapes matter, and copying them takes seconds."""
+    for tensor in graph.initializer:
+        if math.prod(tensor.dims) > _MAX_FOLDED:
+            for content in ("raw_data", "float_data", "int32_data", "int64_data", "double_data"):
+                tensor.ClearField(content)
+
+
+def _known_shapes(graph: Any) -> dict[str, Shape]:
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    for value in [*graph.input, *graph.value_info, *graph.output]:
+        tensor = value.type.tensor_type
+        shape = tuple(dim.dim_value for dim in tensor.shape.dim)
+        if tensor.HasField("shape") and all(dim > 0 for dim in shape):
+            shapes[value.name] = shape
+    return shapes
+
+
+def _unknown_shapes(graph: Any) -> bool:
+    known = _known_shapes(graph)
+    return any(name and name not in known for node in graph.node for name in node.output)
+
+
+def _fold_constants(model: Any) -> bool:
+    """Evaluate the small constant subgraphs that exporters write to compute shapes.
+
+    Returns:
+        Whether anything was folded.
+    """
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    graph = model.graph
+    shapes = _known_shapes(graph)
+    values = {
+        tensor.name: onnx.numpy_helper.to_array(tensor)
+        for tensor in graph.initializer
+        if math.prod(tensor.dims) <= _MAX_FOLDED
+    }
+    kept, folded = [], 0
+    for node in graph.node:
+        inputs = [name for name in node.input if name]
+        if node.op_type == "Shape" and inputs[0] in shapes and not node.attribute:
+            results = [np.asarray(shapes[inputs[0]], dtype=np.int64)]
+        elif len(node.output) == 1 and all(name in values for name in inputs):
+            results = ReferenceEvaluator(_single(node, model)).run(
+                None, {name: values[name] for name in inputs}
+            )
+        else:
+            kept.append(node)
+            continue
+        folded += 1
+        values[node.output[0]] = np.asarray(results[0])
+        graph.initializer.append(
+            onnx.numpy_helper.from_array(values[node.output[0]], node.output[0])
+        )
+    del graph.node[:]
+    graph.node.extend(kept)
+    return folded > 0
+
+
+def _single(node: Any, model: Any) -> Any:
+    """Return a model of one node, to be evaluated."""
+    import onnx
+
+    def value(name: str) -> Any:
+        return onnx.helper.make_value_info(name, onnx.TypeProto())
+
+    graph = onnx.helper.make_graph(
+        [node], "fold", [value(name) for name in dict.fromkeys(node.input) if name],
+        [value(node.output[0])],
+    )  # fmt: skip
+    return onnx.helper.make_model(graph, opset_imports=list(model.opset_import))
+
+
+@dataclass(slots=True)
+class _Reader:
+    model: Any
+    bits: int
+    shapes: dict[str, Shape] = field(default_factory=dict)
+    constants: set[str] = field(default_factory=set)
+    producer: dict[str, Any] = field(default_factory=dict)
+    uses: Counter[str] = field(default_factory=Counter)
+    warnings: list[str] = field(default_factory=list)
+    layers: list[ConvShape | OtherOp] = field(default_factory=list)
+    batch: int = 1
+
+    def read(self) -> OnnxNetwork:
+        graph = self.model.graph
+        self._index(graph)
+        image = self.shapes[_real_inputs(graph)[0].name]
+        self.batch = max(1, image[0]) if image else 1
+        groups = self._pointwise_groups(graph)
+        done: set[int] = set()
+        for node in graph.node:
+            if all(name in self.constants for name in node.output):
+                continue
+            if node.op_type in _POINTWISE:
+                group = groups[id(node)]
+                if id(group[-1]) == id(node) and id(group) not in done:
+                    done.add(id(group))
+                    self._pointwise(group)
+            elif node.op_type in _PRODUCTS:
+                self.layers.append(self._product(node))
+            elif node.op_type not in _FREE:
+                self._move(node)
+        self._warn_unknown(graph)
+        channels, rows, columns = (*image[1:4], 1, 1, 1)[:3]
+        quantized = any(isinstance(x, ConvShape) and x.weight_bits <= 8 for x in self.layers)
+        return OnnxNetwork(
+            Workload(tuple(self.layers), self.batch, (channels, rows, columns)),
+            quantized and self.bits > 8,
+            tuple(self.warnings),
+        )
+
+    def _index(self, graph: Any) -> None:
+        for value in [*graph.input, *graph.value_info, *graph.output]:
+            tensor = value.type.tensor_type
+            if tensor.HasField("shape"):
+                self.shapes[value.name] = tuple(dim.dim_value for dim in tensor.shape.dim)
+        for initializer in graph.initializer:
+            self.shapes[initializer.name] = tuple(initializer.dims)
+            self.constants.add(initializer.name)
+        for node in graph.node:
+            for name in node.output:
+                self.producer[name] = node
+            self.uses.update(set(node.input))
+            inputs = [name for name in node.input if name]
+            if node.op_type in {"Shape", "Size"} or all(x in self.constants for x in inputs):
+                self.constants.update(node.output)
+
+    def _pointwise_groups(self, graph: Any) -> dict[int, list[Any]]:
+        """Group elementwise nodes that one kernel computes.
+
+        A node joins the group of a producer whose result nobody else reads.
+        """
+        group_of: dict[int, list[Any]] = {}
+        for node in graph.node:
+            if node.op_type not in _POINTWISE or node.output[0] in self.constants:
+                continue
+            mine = [node]
+            for name in node.input:
+                source = self.producer.get(name)
+                other = group_of.get(id(source)) if source is not None else None
+                if other is None or other is mine or self.uses[name] > 1:
+                    continue
+                if self._same_size(name, node):
+                    mine = other + mine
+            for member in mine:
+                group_of[id(member)] = mine
+        return group_of
+
+    def _same_size(self, name: str, node: Any) -> bool:
+        return self._elements(name) == self._elements(node.output[0])
+
+    def _pointwise(self, group: list[Any]) -> None:
+        """Add one pass for a group, unless the convolution before it takes it along."""
+        inside = {name for node in group for name in node.output}
+        outside = {
+            name
+            for node in group
+            for name in node.input
+            if name and name not in inside and name not in self.constants
+        }
+        last = group[-1]
+        kinds = {node.op_type for node in group}
+        after_product = any(self._is_product(name) for name in outside)
+        adds = sum(
+            node.op_type in {"Add", "Sum"} and self._dynamic_inputs(node) > 1 for node in group
+        )
+        if adds:
+            self._append(last, "add", [last.output[0]] * adds, last.output[0], suffix="/add")
+        plain = _RELU_LIKE | {"BatchNormalization"} | ({"Add", "Sum"} if adds else set())
+        scalar_only = all(
+            node.op_type in plain or (node.op_type == "Add" and self._dynamic_inputs(node) < 2)
+            for node in group
+        )
+        if after_product and scalar_only and kinds <= _POINTWISE:
+            return
+        main = max(outside, key=self._elements, default=last.input[0])
+        sources = [main] if adds else sorted(outside)
+        self._append(last, "activation", sources, last.output[0])
+
+    def _dynamic_inputs(self, node: Any) -> int:
+        return sum(name not in self.constants and bool(name) for name in node.input)
+
+    def _is_product(self, name: str) -> bool:
+        node = self.producer.get(name)
+        while node is not None and node.op_type in _FREE and node.input:
+            node = self.producer.get(node.input[0])
+        return node is not None and node.op_type in _PRODUCTS
+
+    def _move(self, node: Any) -> None:
+        kind: OpKind = _MOVES.get(node.op_type, "unknown")
+        inputs = [name for name in node.input if name and name not in self.constants]
+        if kind == "concat" and node.op_type == "Concat":
+            self._append(node, kind, inputs, node.output[0])
+            return
+        for index, output in enumerate(name for name in node.output if name):
+            # A slice or one part of a split reads only what it writes.
+            source = [output] if kind == "concat" else inputs
+            self._append(node, kind, source, output, suffix=f"/{index}" if index else "")
+
+    def _append(
+        self, node: Any, kind: OpKind, inputs: Iterable[str], output: str, suffix: str = ""
+    ) -> None:
+        sources = [self._image(name) for name in inputs] or [(0, 1, 1)]
+        rows, columns = max(sources, key=math.prod)[1:]
+        elements = sum(math.prod(source) for source in sources)
+        channels, out_h, out_w = self._image(output)
+        self.layers.append(
+            OtherOp(
+                _name(node) + suffix, kind, -(-elements // (rows * columns)), channels,
+                rows, columns, out_h, out_w, self.bits,
+            )
+        )  # fmt: skip
+
+    def _product(self, node: Any) -> ConvShape:
+        conv = self._conv(node) if node.op_type.startswith("Conv") else self._matmul(node)
+        return replace(conv, weight_bits=self._bits(node.input[1]), act_bits=self._act_bits(node))
+
+    def _conv(self, node: Any) -> ConvShape:
+        attributes = _attributes(node)
+        weight = self._need(node.input[1])
+        source, (out_channels, out_h, out_w) = (
+            self._image(node.input[0]),
+            self._image(node.output[0]),
+        )
+        kernel = (*weight[2:], 1, 1)[:2]
+        stride = (*attributes.get("strides", ()), 1, 1)[:2]
+        if node.op_type == "ConvTranspose":
+            # Every input pixel is multiplied with the whole kernel.
+            out_h, out_w, stride = source[1], source[2], (1, 1)
+        groups = int(attributes.get("group", 1))
+        return ConvShape(
+            _name(node), source[0], out_channels, (kernel[0], kernel[1]), (stride[0], stride[1]),
+            groups, out_h, out_w,
+        )  # fmt: skip
+
+    def _matmul(self, node: Any) -> ConvShape:
+        left, right = self._need(node.input[0]), self._need(node.input[1])
+        attributes = _attributes(node)
+        transposed = node.op_type == "Gemm" and bool(attributes.get("transB", 0))
+        inner, out = (right[-1], right[-2]) if transposed else (*right[-2:], 1)[:2]
+        rows = math.prod(left) // max(1, inner)
+        if self._weight_like(node.input[1]):
+            return ConvShape(
+                _name(node), inner, out, (1, 1), (1, 1), 1, max(1, rows // self.batch), 1
+            )
+        # A product of two activations (attention): one group for each head.
+        heads = max(1, math.prod(right[:-2]) // self.batch)
+        rows = max(1, rows // (self.batch * heads))
+        return ConvShape(_name(node), inner * heads, out * heads, (1, 1), (1, 1), heads, rows, 1)
+
+    def _weight_like(self, name: str) -> bool:
+        return name in self.constants
+
+    def _bits(self, name: str) -> int:
+        """Return the bits a tensor is stored in: 8 behind a DequantizeLinear of 8-bit numbers."""
+        node = self.producer.get(name)
+        while node is not None and node.op_type in _FREE - {"DequantizeLinear"} and node.input:
+            node = self.producer.get(node.input[0])
+        return 8 if node is not None and node.op_type == "DequantizeLinear" else self.bits
+
+    def _act_bits(self, node: Any) -> int:
+        return self._bits(node.input[0])
+
+    def _need(self, name: str) -> Shape:
+        shape = self.shapes.get(name)
+        if shape is None or any(dim <= 0 for dim in shape):
+            raise InputError(
+                f"The shape of tensor {name!r} cannot be inferred from the ONNX file.",
+                "Export with static shapes, or simplify the graph first.",
+            )
+        return shape
+
+    def _elements(self, name: str) -> int:
+        return math.prod(self.shapes.get(name, (0,)))
+
+    def _image(self, name: str) -> tuple[int, int, int]:
+        """Return (channels, rows, columns) of one image; other ranks are folded into these."""
+        shape = self._need(name)
+        if shape and shape[0] == self.batch:
+            shape = shape[1:]
+        elif self.batch > 1:
+            shape = (max(1, math.prod(shape) // self.batch),)
+        shape = (*shape, 1, 1, 1) if len(shape) < 3 else shape
+        return shape[0], shape[1], math.prod(shape[2:])
+
+    def _warn_unknown(self, graph: Any) -> None:
+        known = _FREE | _POINTWISE | _PRODUCTS | set(_MOVES)
+        unknown: dict[str, int] = defaultdict(int)
+        for node in graph.node:
+            if node.op_type not in known and node.output[0] not in self.constants:
+                unknown[node.op_type] += 1
+        for op_type, count in sorted(unknown.items()):
+            self.warnings.append(
+                f"{count} x {op_type} is not modelled: costed by the bytes it moves."
+            )
+
+
+def _name(node: Any) -> str:
+    return str(node.name or node.output[0])
+
+
+def _attributes(node: Any) -> dict[str, Any]:
+    import onnx
+
+    return {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
