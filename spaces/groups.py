@@ -1,0 +1,314 @@
+"""What may be pruned: groups of channels, and what keeping some of them does to every layer.
+
+Channels that meet in an addition or a depthwise convolution must be kept or removed together; such
+channels form a group. torch-pruning's DependencyGraph (Fang et al., DepGraph, CVPR 2023,
+arXiv 2301.12900) finds which convolutions are coupled; `spaces.trace` says which channels each
+step reads and writes. Together: every channel of every step has one *channel number*, that of a
+group's channel, or `FIXED`. From these numbers follow both the widths of all layers for any kept
+channels (`Network.widths`) and the slices of all weights (`spaces.compress`).
+
+Fixed are the picture's channels, what no convolution reads (the outputs of Detect), and the outputs
+of ignored layers.
+
+Axis letters: N candidates, G groups, S steps.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+import numpy as np
+import torch
+import torch_pruning
+from torch import nn
+
+from hw_models.errors import InputError
+from hw_models.workload import ConvShape, OtherOp
+from spaces.model import Detector
+from spaces.trace import TRACE_IMGSZ, IntArray, Trace, trace
+
+FIXED = -1
+"""The channel number of a channel that is always kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelGroup:
+    """Channels that are kept or removed together.
+
+    Args:
+        name: The first convolution that writes them, without a trailing `.conv`.
+        size: Number of channels.
+        members: The convolutions that write them, in execution order.
+    """
+
+    name: str
+    size: int
+    members: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Network:
+    """The layers of a detector, its channel groups, and how the former depend on the latter.
+
+    Args:
+        imgsz: Rows and columns of the picture that `steps` are given for.
+        stride: Every picture size must be a multiple of it.
+        steps: Convolutions and other ops of the dense network in execution order.
+        groups: What may be pruned.
+        ignored: Convolutions to be left alone: their outputs and their bits stay as they are.
+        reads: For each step, the channel number of every channel it reads.
+        writes: For each step, the channel number of every channel it writes.
+        norms: For each batch norm, by module name, the channel number of every channel.
+        readers: For each step, the convolutions (as steps) that read what it wrote.
+    """
+
+    imgsz: int
+    stride: int
+    steps: tuple[ConvShape | OtherOp, ...]
+    groups: tuple[ChannelGroup, ...]
+    ignored: tuple[str, ...]
+    reads: tuple[IntArray, ...]
+    writes: tuple[IntArray, ...]
+    norms: dict[str, IntArray]
+    readers: tuple[tuple[int, ...], ...]
+
+    @property
+    def layers(self) -> tuple[ConvShape, ...]:
+        """The convolutions in execution order."""
+        return tuple(step for step in self.steps if isinstance(step, ConvShape))
+
+    @property
+    def sizes(self) -> IntArray:
+        """Dense number of channels of each group [G]."""
+        return np.array([group.size for group in self.groups], dtype=np.int64)
+
+    @property
+    def offsets(self) -> IntArray:
+        """Channel number of each group's channel 0 [G]."""
+        return np.cumsum(self.sizes) - self.sizes
+
+    def group(self, name: str) -> ChannelGroup:
+        """Return a group by its name.
+
+        Raises:
+            InputError: There is no such group.
+        """
+        for group in self.groups:
+            if group.name == name:
+                return group
+        raise InputError(
+            f"Unknown channel group {name!r}; expected one of the model's {len(self.groups)}, "
+            f"such as {self.groups[0].name if self.groups else '(none)'}."
+        )
+
+    def widths(self) -> tuple[ChannelMap, ChannelMap]:
+        """Return the channels read and written by each step as functions of kept channels."""
+        return (
+            _channel_map(self.reads, self.offsets),
+            _channel_map(self.writes, self.offsets),
+        )
+
+    def steps_at(self, imgsz: int) -> tuple[ConvShape | OtherOp, ...]:
+        """Return the dense steps for pictures of another size.
+
+        Raises:
+            InputError: The size is no positive multiple of `stride`.
+        """
+        check_imgsz(imgsz, self.stride)
+        return tuple(_rescaled(step, imgsz, self.imgsz) for step in self.steps)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChannelMap:
+    """Channels of each step [N, S] = constant [S] + kept channels [N, G] @ factors [G, S]."""
+
+    constant: IntArray
+    factors: IntArray
+
+    def __call__(self, kept_NG: IntArray) -> IntArray:
+        """Return the channels of each step [N, S]."""
+        # float64 is exact for counts below 2**53 and uses the fast matrix product.
+        product = kept_NG.astype(np.float64) @ self.factors.astype(np.float64)
+        return self.constant + np.rint(product).astype(np.int64)
+
+
+def analyse(detector: Detector, imgsz: int, ignore: Sequence[str] = ()) -> Network:
+    """Find a detector's layers and channel groups.
+
+    Args:
+        detector: The dense model; it is not changed.
+        imgsz: Rows and columns of the pictures, a multiple of the model's largest stride.
+        ignore: Layers to be left alone, each given as a module's name (with all that is in it),
+            as `re:REGEX` searched for in module names, or as `type:CLASS`.
+
+    Returns:
+        The network; Detect's output convolutions are always among the ignored layers.
+
+    Raises:
+        InputError: `imgsz` does not fit, an `ignore` matches no convolution, or the network has
+            layers that cannot be handled.
+    """
+    net = copy.deepcopy(detector.net)
+    traced = trace(net)
+    check_imgsz(imgsz, traced.stride)
+    ignored = _unread(traced) | ignored_layers(net, ignore)
+    groups, channel_of_source = _couple(net, traced, ignored)
+    return Network(
+        imgsz=imgsz,
+        stride=traced.stride,
+        steps=tuple(_rescaled(step, imgsz, TRACE_IMGSZ) for step in traced.steps),
+        groups=groups,
+        ignored=tuple(
+            step.name
+            for step in traced.steps
+            if isinstance(step, ConvShape) and step.name in ignored
+        ),
+        reads=tuple(channel_of_source[sources] for sources in traced.reads),
+        writes=tuple(channel_of_source[sources] for sources in traced.writes),
+        norms={name: channel_of_source[sources] for name, sources in traced.norms.items()},
+        readers=traced.readers,
+    )
+
+
+def check_imgsz(imgsz: int, stride: int) -> None:
+    """Refuse a picture size that the network's maps do not fit.
+
+    Raises:
+        InputError: It is no positive multiple of `stride`.
+    """
+    if imgsz <= 0 or imgsz % stride:
+        nearest = max(1, round(imgsz / stride)) * stride
+        raise InputError(
+            f"Image size {imgsz} does not fit the model: expected a positive multiple of its "
+            f"largest stride {stride}.",
+            f"The nearest is {nearest}.",
+        )
+
+
+def ignored_layers(net: nn.Module, patterns: Sequence[str]) -> set[str]:
+    """Return the names of the convolutions that patterns select; see `analyse`.
+
+    Raises:
+        InputError: A pattern selects no convolution, or is not a valid regular expression.
+    """
+    selected = set[str]()
+    for pattern in patterns:
+        convs = {
+            f"{name}.{inner}".strip(".")
+            for name, module in _matching(net, pattern)
+            for inner, layer in module.named_modules()
+            if isinstance(layer, nn.Conv2d)
+        }
+        if not convs:
+            raise InputError(
+                f"--ignore {pattern} matches no convolution of the model.",
+                "Give a module's name such as model.0, re:REGEX or type:CLASS.",
+            )
+        selected |= convs
+    return selected
+
+
+def _matching(net: nn.Module, pattern: str) -> Iterator[tuple[str, nn.Module]]:
+    kind, _, rest = pattern.partition(":")
+    try:
+        regex = re.compile(rest) if kind == "re" else None
+    except re.error as error:
+        raise InputError(f"--ignore {pattern}: not a regular expression: {error}.") from error
+    for name, module in net.named_modules():
+        if regex is not None:
+            matches = bool(regex.search(name))
+        elif kind == "type":
+            matches = type(module).__name__ == rest
+        else:
+            matches = name == pattern and name != ""
+        if matches:
+            yield name, module
+
+
+def _unread(traced: Trace) -> set[str]:
+    """Return the convolutions that no other one reads: the outputs of Detect."""
+    return {
+        step.name
+        for step, readers in zip(traced.steps, traced.readers, strict=True)
+        if isinstance(step, ConvShape) and not readers
+    }
+
+
+def _couple(
+    net: nn.Module, traced: Trace, ignored: set[str]
+) -> tuple[tuple[ChannelGroup, ...], IntArray]:
+    """Return the groups, and the channel number of every source, that of `IMAGE` (-1) last."""
+    writes = {
+        step.name: sources
+        for step, sources in zip(traced.steps, traced.writes, strict=True)
+        if isinstance(step, ConvShape)
+    }
+    channel_of_source = np.full(sum(map(len, writes.values())) + 1, FIXED, dtype=np.int64)
+    graph = _dependency_graph(net)
+    names = {module: name for name, module in net.named_modules()}
+    groups = list[ChannelGroup]()
+    grouped = set[str]()
+    channels = 0
+    for name, sources in writes.items():
+        if name in grouped or name in ignored:
+            continue
+        coupled = {
+            names[module]: (indices, roots)
+            for module, indices, roots in _coupled_convs(
+                graph, cast("nn.Conv2d", net.get_submodule(name))
+            )
+        }
+        grouped |= coupled.keys()
+        if not ignored.isdisjoint(coupled):
+            continue
+        for member, (indices, roots) in coupled.items():
+            channel_of_source[writes[member][indices]] = channels + roots
+        channels += len(sources)
+        members = tuple(member for member in writes if member in coupled)
+        groups.append(ChannelGroup(name.removesuffix(".conv"), len(sources), members))
+    return tuple(groups), channel_of_source
+
+
+def _dependency_graph(net: nn.Module) -> torch_pruning.DependencyGraph:
+    """Build the graph; torch-pruning follows gradients, so all parameters must want one."""
+    net.requires_grad_(True)
+    picture = torch.zeros(1, 3, TRACE_IMGSZ, TRACE_IMGSZ)
+    return torch_pruning.DependencyGraph().build_dependency(net, picture)
+
+
+def _coupled_convs(
+    graph: torch_pruning.DependencyGraph, root: nn.Conv2d
+) -> Iterator[tuple[nn.Module, IntArray, IntArray]]:
+    """Yield the convolutions whose outputs go with those of `root`, it included.
+
+    With each: output channels, and the channels of `root` that they go with.
+    """
+    prune = torch_pruning.prune_conv_out_channels
+    for item in graph.get_pruning_group(root, prune, list(range(root.out_channels))):
+        module = item.dep.target.module
+        if isinstance(module, nn.Conv2d) and graph.is_out_channel_pruning_fn(item.dep.handler):
+            yield module, np.array(item.idxs), np.array(item.root_idxs)
+
+
+def _channel_map(channels: tuple[IntArray, ...], offsets: IntArray) -> ChannelMap:
+    constant = np.array([int((numbers == FIXED).sum()) for numbers in channels], dtype=np.int64)
+    factors = np.zeros((len(offsets), len(channels)), dtype=np.int64)
+    for step, numbers in enumerate(channels):
+        group = np.searchsorted(offsets, numbers[numbers != FIXED], side="right") - 1
+        # Counting channel 0 of a group counts how often the whole group appears.
+        starts = np.isin(numbers[numbers != FIXED], offsets)
+        np.add.at(factors[:, step], group[starts], 1)
+    return ChannelMap(constant, factors)
+
+
+def _rescaled(step: ConvShape | OtherOp, imgsz: int, traced_imgsz: int) -> ConvShape | OtherOp:
+    """Return a step for another picture size; exact, as all maps are picture size over stride."""
+    height, width = (size * imgsz // traced_imgsz for size in (step.out_h, step.out_w))
+    if isinstance(step, ConvShape):
+        return replace(step, out_h=height, out_w=width)
+    in_h, in_w = (size * imgsz // traced_imgsz for size in (step.in_h, step.in_w))
+    return replace(step, in_h=in_h, in_w=in_w, out_h=height, out_w=width)
