@@ -1,0 +1,21 @@
+"""Fewer bits for weights and activations, simulated in float32.
+
+| module | what it holds |
+| --- | --- |
+| `grid` | the integers of a bit width, rounding to them, and the record of activation clips |
+| `calibrators` | how the clip of a grid is chosen (`minmax`, `mse`), one function a method |
+| `sharing` | which convolution inputs must have one scale |
+| `calibrate` | activation clips from calibration images, once on the dense network |
+| `simulate` | `quantize`: a network that computes as if its layers had few bits |
+
+Weights are symmetric and quantised for each output channel, activations symmetric with one scale
+a tensor and zero point 0, as TensorRT wants them. A scale an output channel makes weight
+quantisation commute with batch-norm folding: the integers of a folded weight are those of the
+weight itself (negated where the norm's factor is negative).
+"""
+
+from spaces.quantization.calibrate import calibrate_activations
+from spaces.quantization.grid import ActivationScales
+from spaces.quantization.simulate import quantize
+
+__all__ = ["ActivationScales", "calibrate_activations", "quantize"]

@@ -1,0 +1,107 @@
+"""The integer grid of a bit width, rounding to it, and the clips of a network's activations.
+
+A symmetric grid of b bits with clip c has the step c / (2^(b-1) - 1). Weights use the integers
+-(2^(b-1) - 1) ... 2^(b-1) - 1, so that negating a channel stays on the grid; activations use one
+integer more below, as ONNX's QuantizeLinear and TensorRT do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from hw_models.errors import InputError
+
+QUANTIZED_BITS = range(2, 9)
+"""Bit widths that have an integer grid; a layer at 16 or 32 bits is left as it is."""
+
+
+def largest_integer(bits: int) -> int:
+    """Return the largest integer of a signed grid of `bits` bits."""
+    return 2 ** (bits - 1) - 1
+
+
+def is_quantized(bits: int) -> bool:
+    """Tell whether `bits` asks for an integer grid.
+
+    Raises:
+        InputError: If `bits` is neither 2 to 8 nor 16 or more.
+    """
+    if bits in QUANTIZED_BITS:
+        return True
+    if bits >= 16:
+        return False
+    raise InputError(
+        f"A layer cannot have {bits} bits: expected 2 to 8 (an integer grid) or 16 (untouched).",
+        "Choose other --bits or --act-bits.",
+    )
+
+
+def round_activations(x: Tensor, scale: float, bits: int) -> Tensor:
+    """Round a tensor of any shape to the grid of `bits` bits with step `scale`."""
+    top = largest_integer(bits)
+    return (x / scale).round_().clamp_(-top - 1, top).mul_(scale)
+
+
+def integer_weights(weight: Tensor, scales: Tensor, bits: int) -> Tensor:
+    """Round weights to integers.
+
+    Args:
+        weight: [O, I, kh, kw].
+        scales: Step of each output channel [O].
+        bits: 2 to 8.
+
+    Returns:
+        Whole numbers, float32, in the shape of `weight`.
+    """
+    top = largest_integer(bits)
+    return (weight / scales.view(-1, 1, 1, 1)).round().clamp(-top, top)
+
+
+@dataclass(frozen=True, slots=True)
+class ActivationScales:
+    """Clips of the inputs of all convolutions, for every bit width.
+
+    Found once on the dense network; they hold for every sliced version, whose activations are a
+    part of the dense ones.
+
+    Attributes:
+        groups: For each convolution the group of its input; a group shares one scale.
+        clips: For each group the clip at each bit width of `QUANTIZED_BITS`.
+    """
+
+    groups: Mapping[str, int]
+    clips: Mapping[int, Mapping[int, float]]
+
+    def scale(self, layer: str, bits: int) -> float:
+        """Return the step of the grid for the input of `layer`.
+
+        Raises:
+            InputError: If the network that was calibrated has no such convolution.
+        """
+        if layer not in self.groups:
+            raise InputError(
+                f"The layer {layer} has no activation scale: expected one of the"
+                f" {len(self.groups)} convolutions that were calibrated"
+                f" ({', '.join(list(self.groups)[:3])}, ...).",
+                "Calibrate the network that is quantised.",
+            )
+        return self.clips[self.groups[layer]][bits] / largest_integer(bits)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        clips = {
+            str(group): {str(b): c for b, c in row.items()} for group, row in self.clips.items()
+        }
+        return {"groups": dict(self.groups), "clips": clips}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ActivationScales:
+        """Restore what `to_dict` returned."""
+        clips = {
+            int(g): {int(b): float(c) for b, c in r.items()} for g, r in values["clips"].items()
+        }
+        return cls({str(layer): int(g) for layer, g in values["groups"].items()}, clips)

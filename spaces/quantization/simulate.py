@@ -1,0 +1,70 @@
+"""A network that computes as if its layers had few bits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hw_models.errors import InputError
+from spaces.quantization.calibrators import weight_scales
+from spaces.quantization.grid import (
+    ActivationScales,
+    integer_weights,
+    is_quantized,
+    round_activations,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class InputRounding:
+    """A forward pre-hook that rounds the input of a convolution to its grid."""
+
+    scale: float
+    bits: int
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+        """Return the rounded input."""
+        return (round_activations(args[0], self.scale, self.bits),)
+
+
+@torch.no_grad()
+def quantize(net: nn.Module, bits: Mapping[str, tuple[int, int]], scales: ActivationScales) -> None:
+    """Simulate few bits, in place.
+
+    Weights are replaced by their rounded values; a hook rounds the input of each convolution. A
+    layer that is not named, and each half of a layer at 16 bits or more, stays bit-identical.
+
+    Args:
+        net: Dense or sliced, batch norms not folded.
+        bits: (weight_bits, act_bits) by convolution, each 2 to 8, or 16 and more for untouched.
+        scales: Of the dense network that `net` was made from.
+
+    Raises:
+        InputError: If a name is no convolution, has no scale, or a width has no grid.
+    """
+    for name, (weight_bits, act_bits) in bits.items():
+        conv = find_convolution(net, name)
+        if is_quantized(weight_bits):
+            steps = weight_scales(conv.weight, weight_bits)
+            rounded = integer_weights(conv.weight, steps, weight_bits)
+            conv.weight.copy_(rounded * steps.view(-1, 1, 1, 1))
+        if is_quantized(act_bits):
+            conv.register_forward_pre_hook(InputRounding(scales.scale(name, act_bits), act_bits))
+
+
+def find_convolution(net: nn.Module, name: str) -> nn.Conv2d:
+    """Return the convolution with this module name.
+
+    Raises:
+        InputError: If there is none.
+    """
+    module = dict(net.named_modules()).get(name)
+    if not isinstance(module, nn.Conv2d):
+        raise InputError(
+            f"The network has no convolution {name!r}, got {type(module).__name__}.",
+            "Take the names from the traced network.",
+        )
+    return module
