@@ -1,9 +1,9 @@
 """Who evaluates: Ray actors under a small pool of our own, or this process.
 
 Both pools have one method: `run(tasks)` yields an `Outcome` for every task, in the order they end.
-Ray's own ActorPool drops dead actors without replacing them and knows no deadline. Here an actor that
-dies or overstays is killed and replaced, its task is tried once more, and then recorded as failed;
-an actor that keeps dying before it ever answers is not replaced.
+Ray's own ActorPool drops dead actors without replacing them and knows no deadline. Here an actor
+that dies or overstays is killed and replaced, and its task is tried once more, then recorded as
+failed. When actors only die and none ever answers, the pool gives up.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any, Protocol
 
 import ray
 import torch
+from evaluators.evaluator import Evaluator
 from ray.exceptions import RayError, RayTaskError
 
-from evaluators.evaluator import Evaluator
 from evaluators.score import Failed
 from hw_models.errors import DeviceError
 from search.ledger import Outcome, Task
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 PACKAGES = ("hw_models", "spaces", "evaluators", "search")
 TRIES = 2  # of one task, before it is recorded as failed
-STARTS = 3  # of one actor in a row without an answer, before its place is given up
+DEATHS = 3  # in a row, times the number of actors, before the pool gives up
 
 Build = Callable[[], Evaluator]  # carries all an evaluator is made of; picklable
 
@@ -171,7 +171,7 @@ class RayPool:
         """Replace a dead actor; try its task again, or yield it as failed."""
         log.warning("actor lost (%s: %s), try %d of %d", kind, message, job.attempt, TRIES)
         self._deaths_in_a_row += 1
-        if self._deaths_in_a_row >= STARTS * self.size:
+        if self._deaths_in_a_row >= DEATHS * self.size:
             raise DeviceError(
                 f"Evaluation actors die before they answer, {self._deaths_in_a_row} in a row; "
                 f"the last with: {message}.",
@@ -194,8 +194,8 @@ class RayPool:
 def start_ray() -> None:
     """Connect to the Ray cluster of this machine, or start a local one.
 
-    The packages travel with the run, so that nodes need only the environment, not the code. Importing
-    ultralytics must neither write to the user's settings nor ask the network.
+    The packages travel with the run, so that nodes need only the environment, not the code.
+    Importing ultralytics must neither write to the user's settings nor ask the network.
     """
     if ray.is_initialized():
         return

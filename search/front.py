@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pymoo.indicators.hv import Hypervolume
 
 from evaluators.score import Score
-from hw_models.latency import Cost
+from hw_models.cost import Cost
 from search.settings import Limits
 from spaces.candidate import Candidate
 
@@ -41,7 +41,7 @@ class Point:
     score: Score
 
 
-def non_dominated(F_NM: Objectives) -> npt.NDArray[np.bool_]:  # noqa: N803
+def non_dominated(F_NM: Objectives) -> npt.NDArray[np.bool_]:
     """Tell which rows no other row dominates; of equal rows the first stays.
 
     A row dominates another if it is nowhere larger and somewhere smaller.
@@ -70,12 +70,12 @@ def pareto(items: Sequence[T], objectives: Callable[[T], Sequence[float]]) -> li
     """Return the non-dominated items in the order of their first objective."""
     if not items:
         return []
-    F_NM = np.array([objectives(item) for item in items])  # noqa: N806
+    F_NM = np.array([objectives(item) for item in items])
     front = [item for item, keep in zip(items, non_dominated(F_NM), strict=True) if keep]
     return sorted(front, key=lambda item: tuple(objectives(item)))
 
 
-def hypervolume(F_NM: Objectives, reference_M: Objectives) -> float:  # noqa: N803
+def hypervolume(F_NM: Objectives, reference_M: Objectives) -> float:
     """Return the volume between the points and the reference, as a share of the reference box.
 
     The box spans from 0 to the reference; points beyond the reference add nothing.
@@ -95,4 +95,4 @@ def pick(points: Iterable[Point], limits: Limits) -> Point | None:
     within = [p for p in points if limits.met_by(p.cost, p.score)]
     if not within:
         return None
-    return max(within, key=lambda p: (p.score.map50_95, -p.cost.latency_ms))
+    return max(within, key=lambda p: (p.score.map50_95 or 0.0, -p.cost.latency_ms))

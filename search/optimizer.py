@@ -36,7 +36,7 @@ class StepMutation(Mutation):  # type: ignore[misc]
     def _do(
         self,
         problem: Problem,
-        X: Genomes,  # noqa: N803
+        X: Genomes,
         *args: object,
         random_state: np.random.Generator,
         **kwargs: object,
@@ -87,8 +87,8 @@ class Optimizer:
 
     def __init__(
         self,
-        seeds_NV: Genomes,  # noqa: N803
-        upper_V: Genomes,  # noqa: N803
+        seeds_NV: Genomes,
+        upper_V: Genomes,
         objectives: int,
         batch: int,
         seed: int,
@@ -134,7 +134,7 @@ class Optimizer:
         self._asked.update(map(_key, genomes_NV))
         return genomes_NV
 
-    def tell(self, F_NM: Objectives) -> None:  # noqa: N803
+    def tell(self, F_NM: Objectives) -> None:
         """Take the objectives of the genomes last asked for.
 
         Args:

@@ -1,11 +1,11 @@
 """The folder of a run: this module owns every path in it.
 
-    runs/search/exp/
-        study.yaml      settings, seed, versions, digests
-        journal.jsonl   every evaluation (the truth)
-        front.csv  picks.json  front.png  report.html
-        models/ID/      model.onnx, recipe.json
-        log.txt
+runs/search/exp/
+study.yaml      settings, seed, versions, digests
+journal.jsonl   every evaluation (the truth)
+front.csv  picks.json  front.png  report.html
+models/ID/      model.onnx, recipe.json
+log.txt
 """
 
 from __future__ import annotations
@@ -111,7 +111,9 @@ def new_run(project: Path, name: str, exist_ok: bool) -> RunFolder:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{path}: cannot be made ({error.strerror}).", "Give --project.") from error
+        raise InputError(
+            f"{path}: cannot be made ({error.strerror}).", "Give --project."
+        ) from error
     return run
 
 

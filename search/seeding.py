@@ -68,9 +68,7 @@ def additive_loss(result: Score | Failed) -> float:
     return LOST if isinstance(result, Failed) else (1.0 - result.agreement) ** 2
 
 
-def loss_table(
-    probes: Sequence[Probe], losses: Sequence[float], upper_V: Genomes
-) -> list[Floats]:
+def loss_table(probes: Sequence[Probe], losses: Sequence[float], upper_V: Genomes) -> list[Floats]:
     """Extend probed losses to every level of every variable.
 
     Linear between probed levels, continued with the last slope beyond them, and never falling:
@@ -102,7 +100,7 @@ def loss_table(
 
 
 def greedy_walk(table: Sequence[Floats], latency: Latency, start_V: Genomes) -> Iterator[Genomes]:
-    """Walk from `start_V` to the cheapest genome; yield every genome on the way, the start included.
+    """Walk from `start_V` to the cheapest genome; yield every genome on the way, both included.
 
     Each step moves the one variable, by one level or straight to where it next saves time, that
     loses least for each saved millisecond. Levels that save nothing (channels within the same
@@ -152,9 +150,7 @@ def spread_over_latency(
     return walk_NV[rows]
 
 
-def sparse_random(
-    count: int, upper_V: Genomes, random: np.random.Generator
-) -> Genomes:
+def sparse_random(count: int, upper_V: Genomes, random: np.random.Generator) -> Genomes:
     """Return random genomes with few moved variables: the fair random start.
 
     The share of moved variables is itself drawn, between one variable and half of them, so that

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from evaluators.score import Score
+from hw_models.cost import Cost
 from hw_models.errors import InputError
-from hw_models.latency import Cost
 
 METHODS = ("paretrim", "nsga2", "uniform")
 
@@ -149,15 +149,14 @@ class Limits:
 
     def met_by(self, cost: Cost, score: Score) -> bool:
         """Whether a point keeps every limit."""
-        accurate = self.map50_95 is None or score.map50_95 >= self.map50_95
+        accurate = self.map50_95 is None or (score.map50_95 or 0.0) >= self.map50_95
         return self.affordable(cost) and accurate
 
     def affordable(self, cost: Cost) -> bool:
         """Whether a cost keeps the latency, energy and size limits."""
-        energy_mj = float("inf") if cost.energy_mj is None else cost.energy_mj
         return (
             cost.latency_ms <= self.latency_ms
-            and (self.energy_mj is None or energy_mj <= self.energy_mj)
+            and (self.energy_mj is None or cost.energy_mj <= self.energy_mj)
             and (self.size_bytes is None or cost.size_bytes <= self.size_bytes)
         )
 
@@ -170,16 +169,8 @@ def resolve_limits(settings: Settings, dense: Cost) -> tuple[Limits, ...]:
     Args:
         settings: The user's options.
         dense: Cost of the dense model at its largest input size and baseline precision.
-
-    Raises:
-        InputError: An energy budget on a profile that predicts no energy.
     """
-    if settings.energy is not None and dense.energy_mj is None:
-        raise InputError(
-            f"--energy {settings.energy.text}: the profile {settings.target} has no energy model.",
-            "Leave --energy out, or choose a target that has one.",
-        )
-    energy = settings.energy and settings.energy.resolve(dense.energy_mj or 0.0)
+    energy = settings.energy and settings.energy.resolve(dense.energy_mj)
     size = settings.size and settings.size.resolve(dense.size_bytes)
     limits = [
         Limits(budget.text, budget.resolve(dense.latency_ms), energy, size)

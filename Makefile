@@ -1,0 +1,38 @@
+# Everything on a fresh machine, from creating the environment on: make demo, make test, make check.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The environment is made anew whenever what it is made from changes.
+KEY := $(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)
+READY := $(VENV)/ready-$(KEY)
+
+.PHONY: environment demo test check format clean
+
+environment: $(READY)
+
+demo: $(READY)
+	$(BIN)/python search.py --latency 30ms
+
+test: $(READY)
+	$(BIN)/pytest -q --cov --cov-report=term:skip-covered
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(READY):
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip -c constraints.txt
+	$(BIN)/pip install --quiet -c constraints.txt --editable '.[search,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info

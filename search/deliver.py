@@ -1,0 +1,80 @@
+"""From points to files: a really smaller ONNX model for each pick, checked by running it.
+
+Each of `models/ID/` holds model.onnx and recipe.json; the recipe says how the model was made from
+the dense weights and how good the *file* is, through ONNX Runtime on all validation images.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable
+from importlib.metadata import version
+from typing import Any
+
+from evaluators.evaluator import Evaluator
+
+from evaluators.score import Failed
+from search.front import Point
+from search.problem import Problem, accuracy
+from search.run_folder import RunFolder, write_whole
+
+log = logging.getLogger(__name__)
+
+TOLERANCE = 0.01  # of mAP50-95 between a point and its file
+
+
+def deliver(
+    run: RunFolder, problem: Problem, evaluator: Evaluator, points: Iterable[Point]
+) -> dict[str, float]:
+    """Export points and measure the files.
+
+    Returns:
+        mAP50-95 of the exported file by point id.
+    """
+    exported = {}
+    for point in points:
+        folder = run.model(point.id)
+        path = folder / "model.onnx"
+        evaluator.export(point.candidate, path)
+        score = evaluator.evaluate_onnx(path, point.candidate.imgsz)
+        if isinstance(score, Failed):
+            log.warning("%s: the exported file does not work: %s", point.id, score.message)
+            continue
+        exported[point.id] = accuracy(score)
+        gap = accuracy(score) - accuracy(point.score)
+        log.log(
+            logging.INFO if abs(gap) <= TOLERANCE else logging.WARNING,
+            "exported %s: %.2f MB, mAP50-95 of the file %.4f (%+.4f)",
+            point.id,
+            path.stat().st_size / 1e6,
+            exported[point.id],
+            gap,
+        )
+        recipe = make_recipe(problem, evaluator, point)
+        recipe["exported"] = {"map50_95": exported[point.id], "bytes": path.stat().st_size}
+        write_whole(folder / "recipe.json", json.dumps(recipe, indent=1) + "\n")
+    return exported
+
+
+def make_recipe(problem: Problem, evaluator: Evaluator, point: Point) -> dict[str, Any]:
+    """Return what was done to the dense model to make a point."""
+    return {
+        "id": point.id,
+        "paretrim": version("paretrim"),
+        "weights": problem.settings.weights,
+        "weights_digest": problem.detector.digest,
+        "target": problem.settings.target,
+        "power_mode": problem.settings.power_mode,
+        "criterion": problem.settings.prune,
+        "candidate": point.candidate.to_dict(),
+        "score": point.score.to_dict(),
+        "predicted": {
+            "latency_ms": point.cost.latency_ms,
+            "latency_low_ms": point.cost.low_ms,
+            "latency_high_ms": point.cost.high_ms,
+            "energy_mj": point.cost.energy_mj,
+            "size_bytes": point.cost.size_bytes,
+            "macs": point.cost.macs,
+        },
+    }

@@ -1,0 +1,252 @@
+"""What is to be solved: the model, the data, the space, the target and its budgets, all resolved.
+
+`prepare` turns validated settings into a `Problem`, or says which of them is wrong. Nothing is
+evaluated here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+from evaluators.evaluator import Evaluator
+
+from evaluators.dataset import Dataset, check_names, load_dataset
+from evaluators.demo import demo_dataset, demo_detector
+from evaluators.score import Score
+from hw_models.cost import Cost, CostBatch, CostModel
+from hw_models.device import DeviceProfile, load_profile
+from hw_models.errors import InfeasibleError, InputError
+from search.settings import Limits, Settings, resolve_limits
+from spaces.candidate import Candidate
+from spaces.groups import analyse
+from spaces.model import Detector, load_detector
+from spaces.saliency import rank
+from spaces.space import SearchSpace, bit_options, keep_levels
+
+log = logging.getLogger(__name__)
+
+Genomes = npt.NDArray[np.int64]
+
+CALIBRATION_IMAGES = 32
+DEMO_VALIDATION_IMAGES = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Everything a search needs and nothing it changes.
+
+    Attributes:
+        settings: As the user gave them.
+        detector: The dense model.
+        space: What may vary.
+        sizes: Input sizes to choose from, largest first.
+        model: Prices candidates on the target.
+        limits: One entry a latency budget, tightest first, without accuracy floor.
+        validation: Images accuracy is measured on.
+        build: Makes an evaluator, in this process or an actor.
+        protocol: Digest of all that decides a score; scores of equal protocol are comparable.
+    """
+
+    settings: Settings
+    detector: Detector
+    space: SearchSpace
+    sizes: tuple[int, ...]
+    model: CostModel
+    limits: tuple[Limits, ...]
+    validation: Dataset
+    build: Callable[[], Evaluator]
+    protocol: str
+
+    def dense(self, imgsz: int | None = None) -> Candidate:
+        """Return the uncompressed model, at its largest input size if no other is given."""
+        return replace(self.space.dense, imgsz=imgsz or self.sizes[0])
+
+    def cost(self, candidate: Candidate) -> Cost:
+        """Predict what a candidate costs on the target, layer by layer."""
+        return self.model.predict(self.space.workload(candidate))
+
+    def costs(self, genomes_NV: Genomes) -> CostBatch:
+        """Predict the costs of many genomes [N, V] at once."""
+        return self.model.predict_batch(self.space.workloads(genomes_NV))
+
+    def latency_ms(self, genomes_NV: Genomes) -> npt.NDArray[np.float64]:
+        """Predict the latency [N] of many genomes [N, V]."""
+        return np.asarray(self.costs(genomes_NV).latency_ms, dtype=np.float64)
+
+    def objectives(self, cost: Cost, score: Score) -> tuple[float, ...]:
+        """Return what is minimised: accuracy loss, latency, and energy and size where asked."""
+        return self.objectives_of(accuracy(score), cost.latency_ms, cost.energy_mj, cost.size_bytes)
+
+    def objectives_of(
+        self, map50_95: float, latency_ms: float, energy_mj: float, size_bytes: float
+    ) -> tuple[float, ...]:
+        """Return the objectives of a point given by its values."""
+        values = [1.0 - map50_95, latency_ms]
+        if self.settings.energy is not None:
+            values.append(energy_mj)
+        if self.settings.size is not None:
+            values.append(size_bytes)
+        return tuple(values)
+
+
+def accuracy(score: Score) -> float:
+    """Return the mAP50-95 of a score of a rung that measures it."""
+    assert score.map50_95 is not None, f"rung {score.rung} has no mAP"
+    return score.map50_95
+
+
+def prepare(settings: Settings) -> Problem:
+    """Load and check everything.
+
+    Raises:
+        InputError: One of the settings is wrong.
+        InfeasibleError: No candidate can meet a budget.
+    """
+    detector = _load_weights(settings)
+    calibration, validation = _load_data(settings, detector)
+    profile = load_profile(settings.target)
+    model = CostModel(profile, settings.power_mode)
+    imgsz = tuple(sorted(set(settings.imgsz or (detector.imgsz,)), reverse=True))
+    network = analyse(detector, imgsz[0], ignore=settings.ignore)
+    base = profile.baseline_bits
+    space = SearchSpace(
+        network,
+        imgsz,
+        levels=None if settings.prune == "none" else keep_levels(network, profile.granule),
+        bits=bit_options(network, useful_bits(profile, settings)),
+        baseline=(base, base),
+    )
+    criterion = "l2" if settings.prune == "none" else settings.prune
+    build = partial(
+        Evaluator,
+        detector=detector,
+        network=network,
+        ranking=rank(detector, network, criterion),
+        calibration=calibration,
+        validation=validation,
+    )
+    problem = Problem(
+        settings=settings,
+        detector=detector,
+        space=space,
+        sizes=imgsz,
+        model=model,
+        limits=resolve_limits(settings, model.predict(space.workload(space.dense))),
+        validation=validation,
+        build=build,
+        protocol=_protocol(detector, calibration, validation, criterion),
+    )
+    check_feasible(problem)
+    return problem
+
+
+def _load_weights(settings: Settings) -> Detector:
+    if settings.weights == "demo":
+        return demo_detector()
+    return load_detector(settings.weights, trust_checkpoint=settings.trust_checkpoint)
+
+
+def _load_data(settings: Settings, detector: Detector) -> tuple[Dataset, Dataset]:
+    """Return calibration images (no labels needed) and validation images."""
+    if settings.data == "demo":
+        validation = demo_dataset("val", DEMO_VALIDATION_IMAGES)
+        check_names(validation, detector.names)
+        return demo_dataset("train", CALIBRATION_IMAGES), validation
+    validation = load_dataset(settings.data, "val")
+    check_names(validation, detector.names)
+    try:
+        calibration = load_dataset(settings.data, "train")
+    except InputError as error:
+        log.warning("calibrating on validation images, without their labels: %s", error)
+        calibration = validation
+    return calibration.subset(CALIBRATION_IMAGES), validation
+
+
+def useful_bits(profile: DeviceProfile, settings: Settings) -> list[tuple[int, int]]:
+    """Return the (weight_bits, act_bits) pairs a layer may take, densest first.
+
+    Without `--bits`, 8 bits are offered where the target executes them, or stores them and a size
+    budget is asked; what no asked objective could gain from is left out and said so.
+
+    Raises:
+        InputError: A pair the target cannot run.
+    """
+    base = profile.baseline_bits
+    if settings.bits == (0,):
+        return [(base, base)]
+    if settings.bits or settings.act_bits:
+        pairs = {
+            (weight, act)
+            for weight in (settings.bits or (base, 8))
+            for act in (settings.act_bits or (base, 8))
+        } | {(base, base)}
+        for weight, act in sorted(pairs):
+            if profile.execution(weight, act) == "illegal":
+                raise InputError(
+                    f"{profile.name} cannot run {weight}-bit weights with {act}-bit activations.",
+                    "Leave --bits and --act-bits out to get what it can run.",
+                )
+        return sorted(pairs, reverse=True)
+    if profile.execution(8, 8) == "executed":
+        return [(base, base), (8, 8)]
+    if settings.size is not None and profile.execution(8, base) == "stored only":
+        return [(base, base), (8, base)]
+    log.info(
+        "bits: all layers stay at %d, because %s only stores 8 bits: smaller, not faster "
+        "(ask with --size or --bits 8,%d)",
+        base,
+        profile.name,
+        base,
+    )
+    return [(base, base)]
+
+
+def _protocol(detector: Detector, calibration: Dataset, validation: Dataset, criterion: str) -> str:
+    parts = [detector.digest, calibration.digest, validation.digest, criterion]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def check_feasible(problem: Problem) -> None:
+    """Make sure that each budget can be met by some candidate, whatever its accuracy.
+
+    Raises:
+        InfeasibleError: With the lowest reachable value and what holds it.
+    """
+    lowest = cheapest(problem)
+    for limit in problem.limits:
+        checks = (
+            ("latency", lowest.latency_ms, limit.latency_ms, "ms", 1.0),
+            ("energy", lowest.energy_mj, limit.energy_mj, "mJ", 1.0),
+            ("size", lowest.size_bytes, limit.size_bytes, "MB", 1e6),
+        )
+        for dimension, value, budget, unit, factor in checks:
+            if value is not None and budget is not None and value > budget:
+                raise InfeasibleError(
+                    f"No candidate can meet the {dimension} budget of {budget / factor:.4g} {unit} "
+                    f"on {problem.settings.target}: the lowest reachable {dimension} is "
+                    f"{value / factor:.4g} {unit}, with every layer at its smallest"
+                    + (f". {_held_by(lowest)}" if dimension == "latency" else "."),
+                    "Allow smaller inputs (--imgsz), a faster power mode or target, or a larger "
+                    "budget.",
+                )
+
+
+def cheapest(problem: Problem) -> Cost:
+    """Return the cost of the candidate with every variable at its cheapest level."""
+    upper_V = np.asarray(problem.space.upper)
+    return problem.cost(problem.space.decode(upper_V))
+
+
+def _held_by(cost: Cost) -> str:
+    """Say which layers the latency of a candidate lies in."""
+    layers = sorted(cost.per_layer, key=lambda layer: -layer.latency_ms)[:3]
+    fixed_ms = cost.latency_ms - sum(layer.latency_ms for layer in cost.per_layer)
+    names = ", ".join(f"{layer.name} {layer.latency_ms:.3g} ms" for layer in layers)
+    return f"Of it {max(fixed_ms, 0):.3g} ms do not depend on the layers; the dearest are {names}."

@@ -1,0 +1,215 @@
+"""A whole run: prepare, explore, verify, deliver, write. The command line calls this.
+
+settings -> Problem -> Session (journal, pool) -> points -> front -> files
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from evaluators.evaluator import SUBSET_IMAGES
+from pydantic import ValidationError
+from rich.console import Console
+
+from hw_models.errors import InputError
+from search.actors import InProcessPool, Pool, RayPool
+from search.deliver import deliver
+from search.front import Point
+from search.ledger import Ledger, Task
+from search.outputs import Result, describe_pick, front_table, write_outputs
+from search.problem import Problem, accuracy, prepare
+from search.progress import logging_to, progress_bar, start_logging
+from search.report import write_report
+from search.run_folder import RunFolder, new_run
+from search.settings import Settings, parse_duration_s
+from search.study import Session, explore, name_points, score_dense, verify
+
+log = logging.getLogger(__name__)
+
+RESUMABLE = {"evals", "time_budget_s", "actors"}  # may be given anew with --resume
+
+
+def new_search(
+    given: dict[str, Any], project: Path, name: str, exist_ok: bool, console: Console
+) -> None:
+    """Check the options, make the run folder and search.
+
+    Raises:
+        InputError: An option is wrong; no run folder is left behind.
+        InfeasibleError: No candidate can meet a budget.
+    """
+    start_logging(console)
+    settings = read_settings(given)
+    problem = prepare(settings)
+    _run(problem, new_run(project, name, exist_ok), console)
+
+
+def resume_search(folder: Path, given: dict[str, Any], console: Console) -> None:
+    """Go on with a run from its journal.
+
+    Raises:
+        InputError: Not a run, or options that would change what was already evaluated.
+    """
+    start_logging(console)
+    run = RunFolder(folder)
+    changed = sorted(set(given) - RESUMABLE)
+    if changed:
+        options = ", ".join("--" + name.replace("_", "-") for name in changed)
+        raise InputError(
+            f"--resume goes on with the run's own settings; got {options} as well.",
+            "Leave them out, or start a new run. --evals, --time-budget and --actors may change.",
+        )
+    settings = run.read_settings()
+    problem = prepare(read_settings({**settings.model_dump(mode="json"), **given}))
+    log.info("resuming %s", run.path)
+    _run(problem, run, console)
+
+
+def read_settings(given: dict[str, Any]) -> Settings:
+    """Validate options; those not given take their defaults.
+
+    Raises:
+        InputError: With the first option that is wrong.
+    """
+    given = dict(given)
+    if isinstance(given.get("time_budget_s"), str):
+        given["time_budget_s"] = parse_duration_s(given["time_budget_s"])
+    try:
+        return Settings.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = "--" + str(first["loc"][0]).replace("_", "-") if first["loc"] else "settings"
+        if option == "--latency" and first["type"] == "missing":
+            raise InputError(
+                "--latency is missing: expected a budget.", "Give for example --latency 30ms."
+            ) from None
+        raise InputError(f"{option} {first['input']}: {first['msg']}.") from None
+
+
+def _run(problem: Problem, run: RunFolder, console: Console) -> None:
+    """Search, and write what was found even when interrupted."""
+    start = time.monotonic()
+    run.write_study(problem.settings, _resolved(problem))
+    with (
+        logging_to(run.log),
+        Ledger(run.journal, problem.protocol) as ledger,
+        progress_bar(console) as progress,
+        _pool(problem) as pool,
+    ):
+        log.info(
+            "%s on %s, %d variables, %s pool of %d",
+            problem.settings.weights,
+            problem.settings.target,
+            len(problem.space.upper),
+            type(pool).__name__,
+            pool.size,
+        )
+        budget_s = problem.settings.time_budget_s
+        session = Session(
+            ledger, pool, progress, stop_at=None if budget_s is None else start + budget_s
+        )
+        result = _search(problem, session, run)
+    _show(problem, result, run, console, time.monotonic() - start)
+
+
+def _search(problem: Problem, session: Session, run: RunFolder) -> Result:
+    dense = score_dense(problem, session)
+    log.info(
+        "dense: %s",
+        "; ".join(
+            f"{p.candidate.imgsz} px mAP50-95 {accuracy(p.score):.3f}, {p.cost.latency_ms:.2f} ms"
+            for p in dense
+        ),
+    )
+    limits = problem.limits
+    if problem.settings.max_drop is not None:
+        floor = accuracy(dense[0].score) - problem.settings.max_drop
+        limits = tuple(replace(limit, map50_95=floor) for limit in limits)
+    points: dict[str, Point] = {}
+    try:
+        explore(problem, session, points)
+        front = verify(problem, session, list(points.values()))
+    except KeyboardInterrupt:
+        front = name_points(problem, list(points.values()))
+        write_outputs(run, problem, Result(tuple(front), tuple(dense), limits, {}))
+        log.warning(
+            "interrupted: %s holds the front so far, mAP on %d images only; continue with --resume %s",
+            run.front,
+            SUBSET_IMAGES,
+            run.path,
+        )
+        raise
+    result = Result(tuple(front), tuple(dense), limits, {})
+    write_outputs(run, problem, result)
+    picked = {p.id: p for limit in limits if (p := result.pick(limit)) is not None}
+    exported = deliver(run, problem, problem.build(), [dense[0], *picked.values()])
+    result = replace(result, exported=exported)
+    write_outputs(run, problem, result)
+    write_report(run, problem, result, list(points.values()))
+    return result
+
+
+@contextmanager
+def _pool(problem: Problem) -> Iterator[Pool]:
+    """Yield who evaluates: actors, or this process with `--actors 0`."""
+    images = {
+        "proxy": SUBSET_IMAGES,
+        "subset": SUBSET_IMAGES,
+        "full": len(problem.validation.images),
+    }
+
+    def deadline_s(task: Task) -> float:
+        # Ten times what a slow CPU takes for an image, and time for the actor to start.
+        return 180.0 + 5.0 * images[task.rung]
+
+    pool: Pool
+    if problem.settings.actors == 0:
+        pool = InProcessPool(problem.build)
+    else:
+        pool = RayPool(problem.build, problem.settings.actors, deadline_s)
+    try:
+        yield pool
+    finally:
+        pool.close()
+
+
+def _resolved(problem: Problem) -> dict[str, Any]:
+    """Return what the settings amount to on this machine, for study.yaml."""
+    dense = problem.cost(problem.dense())
+    return {
+        "budgets_ms": {limit.text: limit.latency_ms for limit in problem.limits},
+        "dense_latency_ms": dense.latency_ms,
+        "power_mode": problem.settings.power_mode or problem.model.profile.default_power_mode,
+        "imgsz": list(problem.sizes),
+        "variables": len(problem.space.upper),
+        "weights_digest": problem.detector.digest,
+        "validation_digest": problem.validation.digest,
+        "protocol": problem.protocol,
+        "versions": {
+            "python": platform.python_version(),
+            **{
+                name: version(name) for name in ("paretrim", "torch", "ultralytics", "pymoo", "ray")
+            },
+        },
+    }
+
+
+def _show(
+    problem: Problem, result: Result, run: RunFolder, console: Console, seconds: float
+) -> None:
+    """Print the front, the pick for each budget and where everything lies."""
+    console.print(front_table(problem, result))
+    for limit in result.limits:
+        point = result.pick(limit)
+        exported = None if point is None else result.exported.get(point.id)
+        console.print(describe_pick(limit, point, result.dense[0], exported), style="bold")
+    console.print(f"Report:  {run.report}", f"Models:  {run.path / 'models'}", sep="\n")
+    console.print(f"Took {seconds:.0f} s. Latencies are predicted, none was measured.")
