@@ -56,7 +56,7 @@ class ClassicDetect(nn.Module):
 
     def _decode(self, logits: Tensor, anchors: Tensor, stride: float) -> Tensor:
         """Decode one level [B, a (5 + nc), h, w] (yolov5 v7.0 models/yolo.py:57-78)."""
-        batch, _, height, width = logits.shape
+        batch, _, height, width = map(int, logits.shape)  # plain numbers in an exported graph
         per_anchor = logits.view(batch, len(anchors), 5 + self.nc, height * width)
         xy, wh, objectness, classes = per_anchor.sigmoid().split((2, 2, 1, self.nc), 2)
         y, x = torch.meshgrid(

@@ -1,0 +1,263 @@
+"""A compressed detector as an ONNX file, and running such a file.
+
+The float network is exported with batch norms folded; then the graph is edited with onnx helpers:
+
+* weights of few bits become int8 initialisers (int4 up to 4 bits) with a DequantizeLinear an
+  output channel; 16-bit weights become float16 initialisers with a Cast: the file's size is what
+  the bits say,
+* inputs of few bits pass a QuantizeLinear/DequantizeLinear pair with zero point 0, one pair a
+  tensor, shared by all convolutions that read it.
+
+The file computes what `spaces.quantization.quantize` simulates. torch's TorchScript exporter is
+used because the newer one needs packages (onnxscript) that nothing else here needs.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from ultralytics.nn.modules import Conv
+
+from hw_models.errors import InputError
+from spaces.model import Detector
+from spaces.quantization.calibrators import weight_scales
+from spaces.quantization.grid import (
+    ActivationScales,
+    integer_weights,
+    is_quantized,
+    largest_integer,
+)
+from spaces.quantization.sharing import shared_inputs
+from spaces.quantization.simulate import find_convolution
+
+OPSET = 17  # TensorRT 8.5, the last for Jetson Xavier, reads up to this one
+INT4_OPSET = 21  # the first with 4-bit integers
+INT4_IR_VERSION = 10
+DEFAULT_BITS = (16, 16)
+FLOAT16_MAX = float(np.finfo(np.float16).max)
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(slots=True)
+class _Graph:
+    """An ONNX graph that is being edited: nodes in order, initialisers by name."""
+
+    nodes: list[onnx.NodeProto]
+    initializers: dict[str, TensorProto]
+    rounded: dict[tuple[str, float, int], str] = field(default_factory=dict)
+
+    def constant(self, name: str, values: npt.NDArray[Any] | np.generic) -> str:
+        """Add an initialiser."""
+        self.initializers[name] = numpy_helper.from_array(np.asarray(values), name)
+        return name
+
+    def insert(self, before: onnx.NodeProto, op: str, inputs: list[str], **attributes: Any) -> str:
+        """Insert a node with one output in front of another; return the output's name."""
+        output = f"{inputs[0]}_{op}"
+        node = helper.make_node(op, inputs, [output], name=output, **attributes)
+        self.nodes.insert(self.nodes.index(before), node)
+        return output
+
+
+def export_onnx(
+    detector: Detector,
+    imgsz: int,
+    path: Path,
+    bits: Mapping[str, tuple[int, int]] | None = None,
+    scales: ActivationScales | None = None,
+) -> None:
+    """Write a detector as an ONNX file with few-bit weights and activations.
+
+    Input `images` [1, 3, imgsz, imgsz] in 0..1, output `output` [1, 4 + nc, A] as `Detector.net`.
+    Names, input size and the writing version are in the file's metadata.
+
+    Args:
+        detector: Dense or sliced, not yet quantised.
+        imgsz: Rows and columns of the input in pixels.
+        path: The file to write.
+        bits: (weight_bits, act_bits) by convolution: 2 to 8, 16 (weights stored as float16) or 32
+            (as float32); 16 for a convolution that is not named.
+        scales: Activation scales; needed where an activation has 8 bits or fewer.
+
+    Raises:
+        InputError: If a name is no convolution, a width has no grid, or scales are missing.
+    """
+    bits = bits or {}
+    for name in bits:
+        find_convolution(detector.net, name)
+    net = _folded(detector.net)
+    model = _exported(net, imgsz)
+    graph = _Graph(list(model.graph.node), {x.name: x for x in model.graph.initializer})
+    convolutions = [node for node in graph.nodes if node.op_type == "Conv"]
+    for name, node in zip(shared_inputs(net), convolutions, strict=True):  # both in execution order
+        weight_bits, act_bits = bits.get(name, DEFAULT_BITS)
+        _store_weight(graph, node, name, find_convolution(detector.net, name), weight_bits)
+        if is_quantized(act_bits):
+            if scales is None:
+                raise InputError(
+                    f"The layer {name} is to have {act_bits}-bit activations, but there are no"
+                    " activation scales.",
+                    "Calibrate with spaces.quantization.calibrate_activations first.",
+                )
+            _round_input(graph, node, scales.scale(name, act_bits), act_bits)
+    _finish(model, graph, detector.names, imgsz)
+    path.write_bytes(model.SerializeToString())
+
+
+def _folded(net: nn.Module) -> nn.Module:
+    """Copy a network with every batch norm folded into the convolution before it."""
+    net = copy.deepcopy(net).eval()
+    for module in net.modules():
+        if isinstance(module, Conv) and isinstance(module.bn, nn.BatchNorm2d):
+            module.conv = fuse_conv_bn_eval(module.conv, module.bn)
+            module.bn = nn.Identity()
+    return net
+
+
+def _exported(net: nn.Module, imgsz: int) -> onnx.ModelProto:
+    buffer = io.BytesIO()
+    images = torch.zeros(1, 3, imgsz, imgsz)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # of the exporter's age, and of sizes becoming constants
+        net(images)  # a u-model computes its anchors once for each input size: not in the trace
+        torch.onnx.export(
+            net,
+            (images,),
+            buffer,  # type: ignore[arg-type]  # the TorchScript exporter takes a buffer
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=["images"],
+            output_names=["output"],
+        )
+    return onnx.load_from_string(buffer.getvalue())
+
+
+def _store_weight(
+    graph: _Graph, node: onnx.NodeProto, name: str, conv: nn.Conv2d, weight_bits: int
+) -> None:
+    """Replace the folded float32 weight of a Conv node by one of fewer bits.
+
+    Args:
+        graph: The graph that holds the node.
+        node: The convolution.
+        name: Its module name.
+        conv: Its module with the weight before folding, which chooses the grid.
+        weight_bits: Bit width.
+    """
+    folded = numpy_helper.to_array(graph.initializers[node.input[1]])
+    assert folded.shape == tuple(conv.weight.shape), name
+    if is_quantized(weight_bits):
+        steps = weight_scales(conv.weight, weight_bits)
+        integers = integer_weights(conv.weight, steps, weight_bits)
+        factors = _folding_factors(torch.tensor(folded), conv.weight.detach())
+        integers *= torch.where(factors < 0, -1.0, 1.0).view(-1, 1, 1, 1)
+        stored = _integer_constant(graph, f"{name}.weight", integers, weight_bits)
+        scale = graph.constant(f"{name}.weight_scale", (steps * factors.abs()).numpy())
+        node.input[1] = graph.insert(node, "DequantizeLinear", [stored, scale], axis=0)
+    elif weight_bits < 32 and np.abs(folded).max(initial=0.0) <= FLOAT16_MAX:
+        stored = graph.constant(f"{name}.weight_fp16", folded.astype(np.float16))
+        node.input[1] = graph.insert(node, "Cast", [stored], to=TensorProto.FLOAT)
+
+
+def _folding_factors(folded: Tensor, weight: Tensor) -> Tensor:
+    """Return by what batch-norm folding multiplied each output channel [O]."""
+    rows, folded_rows = weight.flatten(1), folded.flatten(1)
+    energy = rows.square().sum(1)
+    return torch.where(energy > 0, (rows * folded_rows).sum(1) / energy.clamp(min=1e-38), 1.0)
+
+
+def _integer_constant(graph: _Graph, name: str, integers: Tensor, bits: int) -> str:
+    values = integers.to(torch.int8).numpy()
+    if bits > 4:
+        return graph.constant(f"{name}_int8", values)
+    name = f"{name}_int4"
+    packed = helper.make_tensor(name, TensorProto.INT4, values.shape, values.flatten())
+    graph.initializers[name] = packed
+    return name
+
+
+def _round_input(graph: _Graph, node: onnx.NodeProto, scale: float, bits: int) -> None:
+    """Let a Conv node read its input rounded to the grid of `bits` bits with step `scale`."""
+    source = node.input[0]
+    key = (source, scale, bits)
+    if key not in graph.rounded:
+        prefix = f"{source}_{bits}bit"
+        step = graph.constant(f"{prefix}_scale", np.float32(scale))
+        zero = graph.constant(f"{prefix}_zero_point", np.int8(0))
+        if bits < 8:  # an int8 grid would go on where that of fewer bits ends
+            top = largest_integer(bits)
+            low = graph.constant(f"{prefix}_low", np.float32(-(top + 1) * scale))
+            high = graph.constant(f"{prefix}_high", np.float32(top * scale))
+            source = graph.insert(node, "Clip", [source, low, high])
+        integers = graph.insert(node, "QuantizeLinear", [source, step, zero])
+        graph.rounded[key] = graph.insert(node, "DequantizeLinear", [integers, step, zero])
+    node.input[0] = graph.rounded[key]
+
+
+def _finish(model: onnx.ModelProto, graph: _Graph, names: Sequence[str], imgsz: int) -> None:
+    """Put the edited graph back, without initialisers nobody reads, and add the metadata."""
+    read = {name for node in graph.nodes for name in node.input}
+    kept = [tensor for name, tensor in graph.initializers.items() if name in read]
+    del model.graph.node[:], model.graph.initializer[:]
+    model.graph.node.extend(graph.nodes)
+    model.graph.initializer.extend(kept)
+    model.graph.name = "paretrim"
+    if any(tensor.data_type == TensorProto.INT4 for tensor in kept):
+        model.opset_import[0].version = INT4_OPSET
+        model.ir_version = INT4_IR_VERSION
+    writer = version("paretrim")
+    metadata = {"names": json.dumps(list(names)), "imgsz": str(imgsz), "paretrim": writer}
+    helper.set_model_props(model, metadata)
+    onnx.checker.check_model(model, full_check=True)
+
+
+class OnnxDetector:
+    """An exported detector, run by onnxruntime on the CPU.
+
+    Args:
+        path: What `export_onnx` wrote.
+        threads: Threads of one call.
+
+    Raises:
+        InputError: If the file cannot be loaded or was not written by `export_onnx`.
+    """
+
+    def __init__(self, path: Path, threads: int = 1) -> None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        try:
+            self.session = onnxruntime.InferenceSession(
+                path.read_bytes(), options, providers=["CPUExecutionProvider"]
+            )
+            metadata = self.session.get_modelmeta().custom_metadata_map
+            self.names = tuple(json.loads(metadata["names"]))
+            self.imgsz = int(metadata["imgsz"])
+        except Exception as error:  # onnxruntime raises a dozen unrelated classes
+            raise InputError(
+                f"The model {path} cannot be run: expected an ONNX file written by paretrim, got"
+                f" {type(error).__name__}: {error}.",
+                "Export it again.",
+            ) from error
+
+    def __call__(self, images: FloatArray) -> FloatArray:
+        """Detect on images [1, 3, imgsz, imgsz] in 0..1; return [1, 4 + nc, A]."""
+        return self.session.run(None, {"images": images})[0]
