@@ -1,0 +1,168 @@
+"""Both pools under one conformance class; the Ray pool with actors that really die and hang.
+
+The evaluator here is a stand-in that does what the candidate says (Ray, its processes and their deaths
+are real): what is under test is the pool.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from evaluators.score import Failed, Score
+from hw_models.errors import DeviceError
+from search.actors import InProcessPool, Pool, RayPool
+from search.ledger import Task
+from spaces.candidate import Candidate
+
+
+@dataclass
+class Obedient:
+    """Does what the candidate's first group is called; remembers across processes in `folder`."""
+
+    folder: Path
+
+    def evaluate(self, candidate: Candidate, rung: str) -> Score | Failed:
+        (order, number), *_ = candidate.kept
+        first_time = self._first_time(f"{order}-{number}")
+        if order == "die" or (order == "die-once" and first_time):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if order == "hang" or (order == "hang-once" and first_time):
+            time.sleep(3600)
+        if order == "bug":
+            raise ZeroDivisionError("a bug")
+        if order == "fail":
+            return Failed("non-finite", "outputs are NaN")
+        return Score(number / 1000, 0.5, 0.0, 1.0, images=1, rung=rung)
+
+    def _first_time(self, name: str) -> bool:
+        marker = self.folder / name
+        seen = marker.exists()
+        marker.touch()
+        return not seen
+
+
+def task(order: str, number: int = 1) -> Task:
+    return Task(Candidate(imgsz=320, kept=((order, number),), bits=()), "subset")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    ray.init(
+        num_cpus=2, include_dashboard=False, log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}},
+    )  # fmt: skip
+    yield
+    ray.shutdown()
+
+
+Make = Callable[..., Pool]
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Any:
+    return partial(Obedient, tmp_path)
+
+
+@pytest.fixture
+def ray_pool(build: Any) -> Iterator[Callable[..., RayPool]]:
+    pools: list[RayPool] = []
+
+    def make(deadline_s: float = 60.0, size: int = 2) -> RayPool:
+        pools.append(RayPool(build, size, lambda _: deadline_s))
+        return pools[-1]
+
+    yield make
+    for pool in pools:
+        pool.close()
+
+
+class TestBothPools:
+    @pytest.fixture(params=["in-process", "ray"])
+    def pool(self, request: pytest.FixtureRequest, build: Any, ray_pool: Any) -> Any:
+        return InProcessPool(build) if request.param == "in-process" else ray_pool()
+
+    def test_every_task_has_one_outcome(self, pool: Pool) -> None:
+        tasks = [task("ok", number) for number in range(10)]
+        outcomes = list(pool.run(tasks))
+        assert {o.task.key for o in outcomes} == {t.key for t in tasks}
+        assert len(outcomes) == 10
+        for o in outcomes:
+            assert isinstance(o.result, Score)
+            assert o.result.map50_95 == dict(o.task.candidate.kept)["ok"] / 1000
+            assert o.where
+            assert o.seconds >= 0
+
+    def test_failures_are_results(self, pool: Pool) -> None:
+        (o,) = pool.run([task("fail")])
+        assert o.result == Failed("non-finite", "outputs are NaN")
+
+    def test_nothing_to_do(self, pool: Pool) -> None:
+        assert list(pool.run([])) == []
+
+    def test_it_can_be_used_again(self, pool: Pool) -> None:
+        assert len(list(pool.run([task("ok", 1)]))) == len(list(pool.run([task("ok", 2)]))) == 1
+
+    def test_bugs_are_not_swallowed(self, pool: Pool) -> None:
+        with pytest.raises(ZeroDivisionError, match="a bug"):
+            list(pool.run([task("bug")]))
+
+
+def test_a_dead_actor_is_replaced_and_its_task_tried_again(ray_pool: Any) -> None:
+    tasks = [task("die-once"), *(task("ok", number) for number in range(6))]
+    outcomes = list(ray_pool().run(tasks))
+    assert len(outcomes) == 7
+    assert all(isinstance(o.result, Score) for o in outcomes)
+
+
+def test_a_task_that_kills_every_actor_is_recorded_as_failed(ray_pool: Any) -> None:
+    tasks = [task("die"), *(task("ok", number) for number in range(6))]
+    results = {o.task.key: o.result for o in ray_pool().run(tasks)}
+    lost = results[tasks[0].key]
+    assert isinstance(lost, Failed)
+    assert (lost.kind, lost.retryable) == ("crash", True)
+    assert all(isinstance(results[t.key], Score) for t in tasks[1:])
+
+
+def test_a_hanging_actor_is_killed_at_the_deadline(ray_pool: Any) -> None:
+    pool = ray_pool()
+    list(pool.run([task("ok", 1), task("ok", 2)]))  # both actors are up
+    pool._deadline_s = lambda _: 4.0
+    start = time.monotonic()
+    results = {o.task.key: o.result for o in pool.run([task("hang-once"), task("ok", 3)])}
+    assert all(isinstance(result, Score) for result in results.values())
+    assert time.monotonic() - start < 60
+
+
+def test_a_task_that_always_hangs_is_recorded_as_failed(ray_pool: Any) -> None:
+    pool = ray_pool(size=1)
+    list(pool.run([task("ok", 1)]))
+    pool._deadline_s = lambda _: 4.0
+    (o,) = pool.run([task("hang")])
+    assert isinstance(o.result, Failed)
+    assert o.result.kind == "timeout"
+
+
+def test_it_gives_up_when_no_actor_ever_lives(ray_pool: Any) -> None:
+    with pytest.raises(DeviceError, match="die before they answer"):
+        list(ray_pool(size=1).run([task("die", number) for number in range(10)]))
+
+
+def test_closing_kills_the_actors(build: Any) -> None:
+    pool = RayPool(build, 2, lambda _: 60.0)
+    outcomes = list(pool.run([task("ok", 1), task("ok", 2), task("ok", 3)]))
+    pids = {int(o.where.split("/")[1]) for o in outcomes}
+    pool.close()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and any(Path(f"/proc/{pid}").exists() for pid in pids):
+        time.sleep(0.1)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
