@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,3 +72,20 @@ def _typed(value: Any, kind: type) -> Any:
     if type(value) is not kind:
         raise TypeError(f"expected {kind.__name__}, got {value!r}")
     return value
+
+
+def check_names(what: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse names that are not the model's, or are given twice.
+
+    Raises:
+        InputError: One is unknown or repeated.
+    """
+    known = list(known)
+    for name, count in Counter(list(names)).items():
+        if name not in known:
+            example = f", such as {known[0]}" if known else ""
+            raise InputError(
+                f"Unknown {what} {name!r}; expected one of the model's {len(known)}{example}."
+            )
+        if count > 1:
+            raise InputError(f"The {what} {name} is given {count} times; expected once.")

@@ -96,18 +96,10 @@ def kept_channels(
         InputError: See `compress`.
     """
     check_imgsz(candidate.imgsz, network.stride)
-    counts = dict(candidate.kept)
-    for name in counts.keys() - {group.name for group in network.groups}:
-        network.group(name)
+    counts = network.counts(candidate)
     kept = np.zeros(int(network.sizes.sum()) + 1, dtype=np.bool_)
     kept[-1] = True
-    for group, offset in zip(network.groups, network.offsets, strict=True):
-        count = counts.get(group.name, group.size)
-        if not 1 <= count <= group.size:
-            raise InputError(
-                f"Group {group.name} has {group.size} channels; expected to keep 1 to "
-                f"{group.size} of them, got {count}."
-            )
+    for group, offset, count in zip(network.groups, network.offsets, counts, strict=True):
         order = ranking.get(group.name)
         if order is None or not np.array_equal(np.sort(order), np.arange(group.size)):
             raise InputError(

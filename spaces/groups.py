@@ -16,7 +16,6 @@ Axis letters: N candidates, G groups, S steps.
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
@@ -28,6 +27,8 @@ from torch import nn
 
 from hw_models.errors import InputError
 from hw_models.workload import ConvShape, OtherOp
+from spaces.candidate import Candidate, check_names
+from spaces.ignore import ignored_layers
 from spaces.model import Detector
 from spaces.trace import TRACE_IMGSZ, IntArray, Trace, trace
 
@@ -91,19 +92,24 @@ class Network:
         """Channel number of each group's channel 0 [G]."""
         return np.cumsum(self.sizes) - self.sizes
 
-    def group(self, name: str) -> ChannelGroup:
-        """Return a group by its name.
+    def counts(self, candidate: Candidate) -> IntArray:
+        """Return how many channels of each group a candidate keeps [G].
 
         Raises:
-            InputError: There is no such group.
+            InputError: It names an unknown group, names one twice, or keeps a number of channels
+                that is not in 1..size.
         """
-        for group in self.groups:
-            if group.name == name:
-                return group
-        raise InputError(
-            f"Unknown channel group {name!r}; expected one of the model's {len(self.groups)}, "
-            f"such as {self.groups[0].name if self.groups else '(none)'}."
-        )
+        names = [group.name for group in self.groups]
+        check_names("channel group", [name for name, _ in candidate.kept], names)
+        kept = dict(candidate.kept)
+        counts = [kept.get(group.name, group.size) for group in self.groups]
+        for group, count in zip(self.groups, counts, strict=True):
+            if not 1 <= count <= group.size:
+                raise InputError(
+                    f"Group {group.name} has {group.size} channels; expected to keep 1 to "
+                    f"{group.size} of them, got {count}."
+                )
+        return np.array(counts, dtype=np.int64)
 
     def widths(self) -> tuple[ChannelMap, ChannelMap]:
         """Return the channels read and written by each step as functions of kept channels."""
@@ -187,46 +193,6 @@ def check_imgsz(imgsz: int, stride: int) -> None:
             f"largest stride {stride}.",
             f"The nearest is {nearest}.",
         )
-
-
-def ignored_layers(net: nn.Module, patterns: Sequence[str]) -> set[str]:
-    """Return the names of the convolutions that patterns select; see `analyse`.
-
-    Raises:
-        InputError: A pattern selects no convolution, or is not a valid regular expression.
-    """
-    selected = set[str]()
-    for pattern in patterns:
-        convs = {
-            f"{name}.{inner}".strip(".")
-            for name, module in _matching(net, pattern)
-            for inner, layer in module.named_modules()
-            if isinstance(layer, nn.Conv2d)
-        }
-        if not convs:
-            raise InputError(
-                f"--ignore {pattern} matches no convolution of the model.",
-                "Give a module's name such as model.0, re:REGEX or type:CLASS.",
-            )
-        selected |= convs
-    return selected
-
-
-def _matching(net: nn.Module, pattern: str) -> Iterator[tuple[str, nn.Module]]:
-    kind, _, rest = pattern.partition(":")
-    try:
-        regex = re.compile(rest) if kind == "re" else None
-    except re.error as error:
-        raise InputError(f"--ignore {pattern}: not a regular expression: {error}.") from error
-    for name, module in net.named_modules():
-        if regex is not None:
-            matches = bool(regex.search(name))
-        elif kind == "type":
-            matches = type(module).__name__ == rest
-        else:
-            matches = name == pattern and name != ""
-        if matches:
-            yield name, module
 
 
 def _unread(traced: Trace) -> set[str]:

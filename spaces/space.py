@@ -9,47 +9,18 @@ Axis letters: N candidates, V variables, G groups, L layers, K other ops, S step
 
 from __future__ import annotations
 
-from collections import Counter
+import operator
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from hw_models.errors import InputError
-from hw_models.workload import (
-    DEPTHWISE,
-    ConvBatch,
-    ConvShape,
-    OpBatch,
-    OtherOp,
-    Workload,
-    WorkloadBatch,
-)
-from spaces.candidate import Candidate
+from hw_models.workload import Workload, WorkloadBatch
+from spaces.axis import Axis, Variable
+from spaces.candidate import Candidate, check_names
 from spaces.groups import Network
+from spaces.shapes import BASELINE_BITS, Bits, Shapes, workload_of
 from spaces.trace import IntArray
-
-Bits = tuple[int, int]
-"""(weight bits, activation bits) of a layer."""
-
-BASELINE_BITS: Bits = (16, 16)
-"""Bits of a layer that is left alone; Jetson engines run in FP16."""
-
-Option = TypeVar("Option", int, Bits)
-
-
-@dataclass(frozen=True, slots=True)
-class Variable:
-    """Something that may vary.
-
-    Args:
-        name: `imgsz`, `keep:GROUP` or `bits:LAYER`.
-        options: Its values, densest first.
-    """
-
-    name: str
-    options: tuple[Any, ...]
 
 
 def keep_levels(
@@ -124,21 +95,22 @@ class SearchSpace:
         levels, bits = levels or {}, bits or {}
         sizes = {group.name: group.size for group in network.groups}
         layers = [layer.name for layer in network.layers]
-        _check_known("channel group", levels, sizes)
-        _check_known("layer", bits, layers)
-        _check_known("layer that is not ignored", bits, set(layers) - set(network.ignored))
+        check_names("channel group", levels, sizes)
+        check_names("layer", bits, layers)
+        check_names("layer to vary", bits, [name for name in layers if name not in network.ignored])
         self.network = network
         self.baseline = baseline
-        self._imgsz = _Axis[int]({"imgsz": tuple(sorted(imgsz, reverse=True))}, 0)
-        self._keep = _Axis[int](
-            {name: tuple(levels.get(name, (size,))) for name, size in sizes.items()},
+        self._imgsz = Axis[int]({"imgsz": _whole(sorted(imgsz, reverse=True))}, 0)
+        self._keep = Axis[int](
+            {name: _whole(levels.get(name, (size,))) for name, size in sizes.items()},
             self._imgsz.end,
         )
-        self._bits = _Axis[Bits](
-            {name: tuple(bits.get(name, (baseline,))) for name in layers}, self._keep.end
+        self._bits = Axis[Bits](
+            {name: tuple(map(_pair, bits.get(name, (baseline,)))) for name in layers},
+            self._keep.end,
         )
         self._check_options(sizes)
-        self._shapes = _Shapes(network, baseline)
+        self._shapes = Shapes(network, baseline)
 
     def _check_options(self, sizes: Mapping[str, int]) -> None:
         for size in self._imgsz.options["imgsz"]:
@@ -195,16 +167,12 @@ class SearchSpace:
             InputError: It names an unknown group or layer or one twice, has a value that is no
                 level, or has patterns, which this space does not vary.
         """
-        self._check_names(candidate)
-        if candidate.patterns:
-            raise InputError(
-                f"The candidate has patterns ({candidate.patterns[0]}, ...), but patterns do not "
-                "vary in this search space."
-            )
+        bits = self._bits_of(candidate)
+        self.network.counts(candidate)
         genome = np.zeros(self._bits.end, dtype=np.int64)
         self._imgsz.write({"imgsz": candidate.imgsz}, genome)
         self._keep.write(dict(candidate.kept), genome)
-        self._bits.write({layer: (w, a) for layer, w, a in candidate.bits}, genome)
+        self._bits.write(bits, genome)
         return genome
 
     def workload(self, candidate: Candidate) -> Workload:
@@ -214,23 +182,13 @@ class SearchSpace:
             InputError: It names an unknown group or layer or one twice, keeps a number of channels
                 that is out of range, or has a picture size that does not fit.
         """
-        self._check_names(candidate)
-        counts = dict(candidate.kept)
-        bits = {layer: (w, a) for layer, w, a in candidate.bits}
-        for group in self.network.groups:
-            if not 1 <= counts.setdefault(group.name, group.size) <= group.size:
-                raise InputError(
-                    f"Group {group.name}: expected 1 to {group.size} channels, got "
-                    f"{counts[group.name]}."
-                )
-        steps = self.network.steps_at(candidate.imgsz)
-        chosen = [bits.get(layer, options[0]) for layer, options in self._bits.options.items()]
+        bits = self._bits_of(candidate)
         batch = self._shapes.batch(
             np.array([[candidate.imgsz]]),
-            np.array([[counts[group.name] for group in self.network.groups]]),
-            np.array([chosen]),
+            self.network.counts(candidate)[None],
+            np.array([[bits.get(name, pairs[0]) for name, pairs in self._bits.options.items()]]),
         )
-        return _workload(steps, batch, dict(candidate.patterns), candidate.imgsz)
+        return workload_of(self.network.steps_at(candidate.imgsz), batch, candidate.imgsz)
 
     def workloads(self, genomes_NV: IntArray) -> WorkloadBatch:
         """Return what a cost model is asked about for many genomes at once.
@@ -261,176 +219,21 @@ class SearchSpace:
             )
         return np.pad(genomes_NV, ((0, 0), (0, 1))).astype(np.int64)
 
-    def _check_names(self, candidate: Candidate) -> None:
-        groups = [name for name, _ in candidate.kept]
-        layers = [name for name, _, _ in candidate.bits]
-        patterned = [name for name, _ in candidate.patterns]
-        _check_known("channel group", groups, self._keep.options)
-        _check_known("layer", layers, self._bits.options)
-        _check_known("layer", patterned, self._bits.options)
-        for names in (groups, layers, patterned):
-            name, count = Counter(names).most_common(1)[0] if names else ("", 0)
-            if count > 1:
-                raise InputError(f"The candidate names {name} {count} times; expected once.")
-
-
-class _Axis(Generic[Option]):
-    """Things of one kind, each with options; those with several are variables.
-
-    Args:
-        options: For each thing, its options, densest first.
-        start: The genome's column of the first variable.
-    """
-
-    def __init__(self, options: dict[str, tuple[Option, ...]], start: int) -> None:
-        for name, values in options.items():
-            if not values or list(values) != sorted(set(values), reverse=True):
-                raise InputError(
-                    f"Options of {name}: expected different values, densest first, got "
-                    f"{list(values)}."
-                )
-        self.options: dict[str, tuple[Option, ...]] = options
-        varying = [name for name, values in options.items() if len(values) > 1]
-        self.columns = {name: start + number for number, name in enumerate(varying)}
-        self.end = start + len(varying)
-        # What does not vary reads the last column of a padded genome, which is 0.
-        self._reads = np.array([self.columns.get(name, -1) for name in options], dtype=np.int64)
-        longest = max(map(len, options.values()), default=1)
-        padded = [values + values[-1:] * (longest - len(values)) for values in options.values()]
-        self._table = np.array(padded, dtype=np.int64)
-
-    def variables(self, prefix: str) -> Iterable[Variable]:
-        return (Variable(prefix + name, self.options[name]) for name in self.columns)
-
-    def values(self, levels: IntArray) -> IntArray:
-        """Return the value of each thing [N, things], or [N, things, 2] for bits."""
-        values: IntArray = self._table[np.arange(len(self._reads)), levels[:, self._reads]]
-        return values
-
-    def chosen(self, levels: IntArray) -> dict[str, Option]:
-        return {
-            name: values[levels[self.columns.get(name, -1)]]
-            for name, values in self.options.items()
-        }
-
-    def write(self, values: Mapping[str, Option], genome: IntArray) -> None:
-        for name, value in values.items():
-            options = self.options[name]
-            if value not in options:
-                raise InputError(f"{name}: expected one of {list(options)}, got {value}.")
-            if name in self.columns:
-                genome[self.columns[name]] = options.index(value)
-
-
-class _Shapes:
-    """Turns sizes, kept channels and bits into a `WorkloadBatch`."""
-
-    def __init__(self, network: Network, baseline: Bits) -> None:
-        steps = network.steps
-        self._imgsz = network.imgsz
-        self._reads, self._writes = network.widths()
-        self._convs = [step for step in steps if isinstance(step, ConvShape)]
-        self._others = [step for step in steps if isinstance(step, OtherOp)]
-        self._is_conv = np.array([isinstance(step, ConvShape) for step in steps])
-        self._baseline = baseline
-        # Readers of each op as layer numbers; what no layer reads has the baseline's, number L.
-        layer_of_step = np.cumsum(self._is_conv) - 1
-        readers = [
-            layer_of_step[list(network.readers[index])]
-            if network.readers[index]
-            else np.array([len(self._convs)])
-            for index in np.flatnonzero(~self._is_conv)
-        ]
-        self._readers = np.concatenate([np.zeros(0, dtype=np.int64), *readers])
-        self._first_reader = np.cumsum([0, *map(len, readers)])[:-1]
-
-    def batch(self, imgsz_N1: IntArray, kept_NG: IntArray, bits_NL2: IntArray) -> WorkloadBatch:
-        """Return the workloads of N candidates."""
-        reads, writes = self._reads(kept_NG), self._writes(kept_NG)
-        convs, others = self._is_conv, ~self._is_conv
-        weight_bits, act_bits = bits_NL2[..., 0], bits_NL2[..., 1]
-        one_row = np.ones((1, len(self._convs)))
-        return WorkloadBatch(
-            ConvBatch(
-                names=tuple(conv.name for conv in self._convs),
-                kernel=tuple(conv.kernel for conv in self._convs),
-                stride=tuple(conv.stride for conv in self._convs),
-                groups=tuple(1 if conv.groups == 1 else DEPTHWISE for conv in self._convs),
-                in_channels=reads[:, convs],
-                out_channels=writes[:, convs],
-                out_h=self._scaled([conv.out_h for conv in self._convs], imgsz_N1),
-                out_w=self._scaled([conv.out_w for conv in self._convs], imgsz_N1),
-                weight_bits=weight_bits,
-                act_bits=act_bits,
-                density=one_row,
-                pattern=np.zeros_like(one_row, dtype=np.int64),
-            ),
-            OpBatch(
-                names=tuple(op.name for op in self._others),
-                kinds=tuple(op.kind for op in self._others),
-                in_channels=reads[:, others],
-                out_channels=writes[:, others],
-                in_h=self._scaled([op.in_h for op in self._others], imgsz_N1),
-                in_w=self._scaled([op.in_w for op in self._others], imgsz_N1),
-                out_h=self._scaled([op.out_h for op in self._others], imgsz_N1),
-                out_w=self._scaled([op.out_w for op in self._others], imgsz_N1),
-                act_bits=self._op_bits(act_bits),
-            ),
-        )
-
-    def _scaled(self, sizes: list[int], imgsz_N1: IntArray) -> IntArray:
-        scaled: IntArray = np.array(sizes, dtype=np.int64) * imgsz_N1 // self._imgsz
-        return scaled
-
-    def _op_bits(self, act_bits_NL: IntArray) -> IntArray:
-        """Return the bits of each op's tensors [N, K]: the most that a layer reading it needs."""
-        baseline = np.full((len(act_bits_NL), 1), self._baseline[1])
-        padded = np.concatenate([act_bits_NL, baseline], axis=1)
-        most: IntArray = np.maximum.reduceat(padded[:, self._readers], self._first_reader, axis=1)
-        return most
-
-
-def _workload(
-    steps: tuple[ConvShape | OtherOp, ...],
-    batch: WorkloadBatch,
-    patterns: Mapping[str, str],
-    imgsz: int,
-) -> Workload:
-    """Return the first workload of a batch, its steps in execution order."""
-    convs, others = batch.convs, batch.others
-    conv_number = {name: number for number, name in enumerate(convs.names)}
-    op_number = {name: number for number, name in enumerate(others.names)}
-    layers = list[ConvShape | OtherOp]()
-    for step in steps:
-        if isinstance(step, ConvShape):
-            at = (0, conv_number[step.name])
-            in_channels = int(convs.in_channels[at])
-            layer: ConvShape | OtherOp = replace(
-                step,
-                in_channels=in_channels,
-                out_channels=int(convs.out_channels[at]),
-                groups=1 if step.groups == 1 else in_channels,
-                weight_bits=int(convs.weight_bits[at]),
-                act_bits=int(convs.act_bits[at]),
-                pattern=patterns.get(step.name, "dense"),
+    def _bits_of(self, candidate: Candidate) -> dict[str, Bits]:
+        check_names("layer", [name for name, _, _ in candidate.bits], self._bits.options)
+        if candidate.patterns:
+            raise InputError(
+                f"The candidate has patterns ({candidate.patterns[0]}, ...), but patterns do not "
+                "vary in this search space."
             )
-        else:
-            at = (0, op_number[step.name])
-            layer = replace(
-                step,
-                in_channels=int(others.in_channels[at]),
-                out_channels=int(others.out_channels[at]),
-                act_bits=int(others.act_bits[at]),
-            )
-        layers.append(layer)
-    return Workload(tuple(layers), input_shape=(3, imgsz, imgsz))
+        return {name: (weight, act) for name, weight, act in candidate.bits}
 
 
-def _check_known(what: str, names: Iterable[str], known: Iterable[str]) -> None:
-    known = list(known)
-    unknown = [name for name in names if name not in set(known)]
-    if unknown:
-        raise InputError(
-            f"Unknown {what} {unknown[0]!r}; expected one of the model's {len(known)}"
-            f"{f', such as {known[0]}' if known else ''}."
-        )
+def _whole(values: Iterable[int]) -> tuple[int, ...]:
+    """Turn numpy's integers into Python's, which JSON can hold; refuse fractions."""
+    return tuple(operator.index(value) for value in values)
+
+
+def _pair(bits: Bits) -> Bits:
+    weight, act = _whole(bits)
+    return weight, act

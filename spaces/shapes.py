@@ -1,0 +1,130 @@
+"""Candidates as workloads: the shapes of all layers, for many candidates at once.
+
+Axis letters: N candidates, G groups, L layers (convolutions), K other ops.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from hw_models.workload import (
+    DEPTHWISE,
+    ConvBatch,
+    ConvShape,
+    OpBatch,
+    OtherOp,
+    Workload,
+    WorkloadBatch,
+)
+from spaces.groups import Network
+from spaces.trace import IntArray
+
+Bits = tuple[int, int]
+"""(weight bits, activation bits) of a layer."""
+
+BASELINE_BITS: Bits = (16, 16)
+"""Bits of a layer that is left alone; Jetson engines run in FP16."""
+
+
+class Shapes:
+    """Turns sizes, kept channels and bits into a `WorkloadBatch`."""
+
+    def __init__(self, network: Network, baseline: Bits) -> None:
+        steps = network.steps
+        self._imgsz = network.imgsz
+        self._reads, self._writes = network.widths()
+        self._convs = [step for step in steps if isinstance(step, ConvShape)]
+        self._others = [step for step in steps if isinstance(step, OtherOp)]
+        self._is_conv = np.array([isinstance(step, ConvShape) for step in steps])
+        self._baseline = baseline
+        # Readers of each op as layer numbers; what no layer reads has the baseline's, number L.
+        layer_of_step = np.cumsum(self._is_conv) - 1
+        readers = [
+            layer_of_step[list(network.readers[index])]
+            if network.readers[index]
+            else np.array([len(self._convs)])
+            for index in np.flatnonzero(~self._is_conv)
+        ]
+        self._readers = np.concatenate([np.zeros(0, dtype=np.int64), *readers])
+        self._first_reader = np.cumsum([0, *map(len, readers)])[:-1]
+
+    def batch(self, imgsz_N1: IntArray, kept_NG: IntArray, bits_NL2: IntArray) -> WorkloadBatch:
+        """Return the workloads of N candidates."""
+        reads, writes = self._reads(kept_NG), self._writes(kept_NG)
+        convs, others = self._is_conv, ~self._is_conv
+        weight_bits, act_bits = bits_NL2[..., 0], bits_NL2[..., 1]
+        one_row = np.ones((1, len(self._convs)))
+        return WorkloadBatch(
+            ConvBatch(
+                names=tuple(conv.name for conv in self._convs),
+                kernel=tuple(conv.kernel for conv in self._convs),
+                stride=tuple(conv.stride for conv in self._convs),
+                groups=tuple(1 if conv.groups == 1 else DEPTHWISE for conv in self._convs),
+                in_channels=reads[:, convs],
+                out_channels=writes[:, convs],
+                out_h=self._scaled([conv.out_h for conv in self._convs], imgsz_N1),
+                out_w=self._scaled([conv.out_w for conv in self._convs], imgsz_N1),
+                weight_bits=weight_bits,
+                act_bits=act_bits,
+                density=one_row,
+                pattern=np.zeros_like(one_row, dtype=np.int64),
+            ),
+            OpBatch(
+                names=tuple(op.name for op in self._others),
+                kinds=tuple(op.kind for op in self._others),
+                in_channels=reads[:, others],
+                out_channels=writes[:, others],
+                in_h=self._scaled([op.in_h for op in self._others], imgsz_N1),
+                in_w=self._scaled([op.in_w for op in self._others], imgsz_N1),
+                out_h=self._scaled([op.out_h for op in self._others], imgsz_N1),
+                out_w=self._scaled([op.out_w for op in self._others], imgsz_N1),
+                act_bits=self._op_bits(act_bits),
+            ),
+        )
+
+    def _scaled(self, sizes: list[int], imgsz_N1: IntArray) -> IntArray:
+        scaled: IntArray = np.array(sizes, dtype=np.int64) * imgsz_N1 // self._imgsz
+        return scaled
+
+    def _op_bits(self, act_bits_NL: IntArray) -> IntArray:
+        """Return the bits of each op's tensors [N, K]: the most that a layer reading it needs."""
+        baseline = np.full((len(act_bits_NL), 1), self._baseline[1])
+        padded = np.concatenate([act_bits_NL, baseline], axis=1)
+        most: IntArray = np.maximum.reduceat(padded[:, self._readers], self._first_reader, axis=1)
+        return most
+
+
+def workload_of(
+    steps: tuple[ConvShape | OtherOp, ...],
+    batch: WorkloadBatch,
+    imgsz: int,
+) -> Workload:
+    """Return the first workload of a batch, its steps in execution order."""
+    convs, others = batch.convs, batch.others
+    conv_number = {name: number for number, name in enumerate(convs.names)}
+    op_number = {name: number for number, name in enumerate(others.names)}
+    layers = list[ConvShape | OtherOp]()
+    for step in steps:
+        if isinstance(step, ConvShape):
+            at = (0, conv_number[step.name])
+            in_channels = int(convs.in_channels[at])
+            layer: ConvShape | OtherOp = replace(
+                step,
+                in_channels=in_channels,
+                out_channels=int(convs.out_channels[at]),
+                groups=1 if step.groups == 1 else in_channels,
+                weight_bits=int(convs.weight_bits[at]),
+                act_bits=int(convs.act_bits[at]),
+            )
+        else:
+            at = (0, op_number[step.name])
+            layer = replace(
+                step,
+                in_channels=int(others.in_channels[at]),
+                out_channels=int(others.out_channels[at]),
+                act_bits=int(others.act_bits[at]),
+            )
+        layers.append(layer)
+    return Workload(tuple(layers), input_shape=(3, imgsz, imgsz))
