@@ -1,4 +1,4 @@
-"""How good is it? Everything between a candidate and its score; runs inside the actors, knows no ray.
+"""How good is it? Everything between a candidate and its score; runs inside actors, knows no ray.
 
 score.py         Score or Failed: what an evaluation returns
 dataset.py       images and truth as one value that travels; reads ultralytics data YAMLs

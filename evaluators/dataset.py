@@ -21,6 +21,7 @@ from evaluators.annotations import Annotation, read_coco, read_yolo_labels
 from evaluators.letterbox import letterbox
 from hw_models.errors import InputError
 
+GOLDEN_RATIO = (1 + 5**0.5) / 2
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
 
@@ -63,12 +64,15 @@ class Dataset:
         return len(self.images)
 
     def subset(self, count: int) -> Dataset:
-        """Return `count` images spread evenly over the set (all of them if there are fewer)."""
+        """Return `count` images spread evenly over the set, or all of them if there are fewer.
+
+        Subsets are nested: a smaller one is the beginning of a larger one. The order is that of the
+        fractional parts of the golden ratio's multiples.
+        """
         if count < 1:
             raise ValueError(f"a subset needs at least 1 image, got {count}")
-        if count >= len(self):
-            return self
-        chosen = [(2 * i + 1) * len(self) // (2 * count) for i in range(count)]
+        position = np.arange(len(self)) * GOLDEN_RATIO % 1
+        chosen = np.argsort(position, kind="stable")[:count]
         ids = tuple(self.image_ids[i] for i in chosen)
         kept = set(ids)
         return Dataset(
@@ -79,16 +83,15 @@ class Dataset:
             tuple(a for a in self.annotations if a.image_id in kept),
         )
 
-    def squares(self, imgsz: int) -> torch.Tensor:
-        """Decode and letterbox all images.
+    def squares(self, imgsz: int, part: slice = slice(None)) -> torch.Tensor:
+        """Decode and letterbox images.
 
         Returns:
-            uint8 [N, 3, S, S], RGB; divide by 255 for the model.
+            uint8 [N, 3, S, S], RGB, channels last in memory; divide by 255 for the model.
         """
-        squares = [letterbox(decode(image), imgsz) for image in self.images]
-        # BGR -> RGB, then [N, 3, S, S]
-        stacked = np.ascontiguousarray(np.stack(squares)[..., ::-1].transpose(0, 3, 1, 2))
-        return torch.from_numpy(stacked)
+        stacked_BGR = np.stack([letterbox(decode(image), imgsz) for image in self.images[part]])
+        stacked_RGB = np.ascontiguousarray(stacked_BGR[..., ::-1])
+        return torch.from_numpy(stacked_RGB).permute(0, 3, 1, 2)
 
 
 def _digest(data: Dataset) -> str:

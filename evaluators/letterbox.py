@@ -86,4 +86,5 @@ def to_image(boxes_N4: NDArray[np.float32], at: Placement) -> NDArray[np.float32
     """
     offset = np.array([at.left, at.top] * 2, dtype=np.float32)
     ratio = (at.resized_width / at.width, at.resized_height / at.height)
-    return (boxes_N4 - offset) / np.array(ratio * 2, dtype=np.float32)
+    scale = np.array(ratio * 2, dtype=np.float32)
+    return np.asarray((boxes_N4 - offset) / scale, dtype=np.float32)

@@ -155,13 +155,20 @@ def test_digest_changes_with_every_part(tiny: Dataset) -> None:
     assert len({tiny.digest, *(other.digest for other in others)}) == 4
 
 
-def test_subset_is_spread_and_complete(yolo_folder: Path) -> None:
-    data = load_dataset(yolo_folder / "data.yaml", "val")
-    half = data.subset(2)
-    assert half.image_ids == (1, 3)
-    assert all(a.image_id == 1 for a in half.annotations)
-    assert half.digest != data.digest
-    assert data.subset(9) is data
+def test_subsets_are_spread_nested_and_complete() -> None:
+    image = encoded(painted(0))
+    data = Dataset(
+        ("a",),
+        (image,) * 100,
+        tuple(range(100)),
+        ((60, 80),) * 100,
+        tuple(Annotation(i, 0, (0, 0, 1, 1), 1.0) for i in range(100)),
+    )
+    few, more = data.subset(8), data.subset(32)
+    assert more.image_ids[:8] == few.image_ids
+    assert np.diff(sorted(few.image_ids)).max() <= 2 * 100 / 8
+    assert [a.image_id for a in few.annotations] == sorted(few.image_ids)
+    assert sorted(data.subset(999).image_ids) == list(range(100))
     with pytest.raises(ValueError, match="at least 1"):
         data.subset(0)
 

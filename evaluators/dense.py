@@ -1,0 +1,88 @@
+"""What an actor measures once on the dense model for each input size, and keeps."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from evaluators.batchnorm import Moments, fold_batchnorm, measure_moments
+from evaluators.dataset import Dataset
+from evaluators.detection import detect
+from evaluators.distortion import Reference, reference
+from spaces.model import Detector
+from spaces.quantization.calibrate import calibrate_activations
+from spaces.quantization.grid import ActivationScales
+
+BATCH = 8  # images in one forward pass; fixed, since sums depend on it in the last digits
+
+
+@dataclass(eq=False)
+class DenseAtSize:
+    """The dense model at one input size; everything is computed when it is first asked for.
+
+    Attributes:
+        detector: The dense model; it is not changed.
+        imgsz: The input size S in pixels.
+        calibration: Images to estimate on.
+        validation: Images in the order in which rungs take them.
+        proxy_images: So many of them are references.
+        kept_images: So many of them stay decoded.
+    """
+
+    detector: Detector
+    imgsz: int
+    calibration: Dataset
+    validation: Dataset
+    proxy_images: int
+    kept_images: int
+    _decoded: dict[int, Tensor] = field(default_factory=dict)
+
+    def batches(self, images: int) -> Iterator[Tensor]:
+        """Yield the first validation images as inputs [B, 3, S, S] in 0..1."""
+        for start in range(0, images, BATCH):
+            part = slice(start, min(start + BATCH, images))
+            if part.stop > self.kept_images:
+                yield as_input(self.validation.squares(self.imgsz, part))
+                continue
+            if start not in self._decoded:
+                whole = slice(start, start + BATCH)
+                self._decoded[start] = self.validation.squares(self.imgsz, whole)
+            yield as_input(self._decoded[start][: part.stop - start])
+
+    @cached_property
+    def calibration_images(self) -> Tensor:
+        """All calibration images as inputs [N, 3, S, S] in 0..1."""
+        return as_input(self.calibration.squares(self.imgsz))
+
+    @cached_property
+    def moments(self) -> dict[str, Moments]:
+        """What enters each batch norm on the calibration images."""
+        return measure_moments(self.detector.net, self.calibration_images)
+
+    @cached_property
+    def scales(self) -> ActivationScales:
+        """Activation scales from the calibration images."""
+        return calibrate_activations(self.detector, self.calibration_images)
+
+    @cached_property
+    def references(self) -> list[Reference]:
+        """What the dense model says about the first `proxy_images` images, batch by batch."""
+        net = for_inference(copy.deepcopy(self.detector.net))
+        with torch.inference_mode():
+            outputs = (net(batch) for batch in self.batches(self.proxy_images))
+            return [reference(output, detect(output)) for output in outputs]
+
+
+def as_input(squares: Tensor) -> Tensor:
+    """Turn uint8 images [B, 3, S, S] into what a network reads; channels last stay so."""
+    return squares.float() / 255
+
+
+def for_inference(net: nn.Module) -> nn.Module:
+    """Make a network in eval mode faster, in place: norms folded, channels last in memory."""
+    return fold_batchnorm(net).to(memory_format=torch.channels_last)

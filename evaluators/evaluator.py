@@ -1,0 +1,253 @@
+"""From a candidate to its score. One evaluator lives in each actor and is asked again and again.
+
+The ladder, cheap to dear; each rung looks at the first images of one order of the validation set:
+
+| rung | images | what is measured |
+| --- | --- | --- |
+| `proxy` | `PROXY_IMAGES` | distortion and agreement, against the dense model's outputs |
+| `subset` | `SUBSET_IMAGES` | the same, and mAP |
+| `full` | all | the same, and mAP |
+
+Distortion and agreement always are those of the first `PROXY_IMAGES`. What is kept between calls
+depends only on the parts an evaluator was made of: a candidate's score is the same whatever was
+evaluated before, and in whichever actor.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evaluators.batchnorm import match_moments
+from evaluators.dataset import Dataset
+from evaluators.dense import DenseAtSize, for_inference
+from evaluators.detection import detect, score_detections
+from evaluators.distortion import agreement, distortion
+from evaluators.score import Failed, FailureKind, Score
+from spaces.candidate import Candidate
+from spaces.compress import Ranking, compress, kept_channels
+from spaces.export import OnnxDetector, export_onnx
+from spaces.groups import Network
+from spaces.model import Detector
+from spaces.quantization.grid import is_quantized
+from spaces.quantization.simulate import quantize
+
+PROXY_IMAGES = 16
+SUBSET_IMAGES = 32
+EXPLODED_SHARE = 0.5  # of anchors that see something: a detector that cries at every place
+EXPLODED_SCORE = 0.25
+
+Forward = Callable[[Tensor], Tensor]
+"""Images [B, 3, S, S] in 0..1 -> outputs [B, 4 + C, A]."""
+
+
+class Evaluator:
+    """Scores candidates.
+
+    Args:
+        detector: The dense model.
+        network: What `spaces.groups.analyse` found in it.
+        ranking: Order of importance of each group's channels.
+        calibration: Images to estimate activation scales and batch norms on; their labels are not
+            used.
+        validation: Images and truth to measure accuracy on.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        network: Network,
+        ranking: Ranking,
+        calibration: Dataset,
+        validation: Dataset,
+    ) -> None:
+        self._detector = detector
+        self._network = network
+        self._ranking = ranking
+        self._calibration = calibration
+        self._rungs = {
+            rung: validation.subset(images)
+            for rung, images in (
+                ("proxy", PROXY_IMAGES),
+                ("subset", SUBSET_IMAGES),
+                ("full", len(validation)),
+            )
+        }
+        self._dense: dict[int, DenseAtSize] = {}
+
+    def evaluate(self, candidate: Candidate, rung: str) -> Score | Failed:
+        """Compress the dense model as a candidate says and score the result.
+
+        Args:
+            candidate: What to keep, at which input size.
+            rung: "proxy", "subset" or "full".
+
+        Returns:
+            The score; or why there is none, where the compressed model does not work.
+
+        Raises:
+            InputError: If the candidate does not fit the model.
+        """
+        start = time.perf_counter()
+        try:
+            net = for_inference(self.build(candidate).net)
+            score = self._score(net, candidate.imgsz, rung)
+        except _Unusable as unusable:
+            return unusable.failed
+        return replace(score, seconds=time.perf_counter() - start)
+
+    def evaluate_onnx(self, path: Path, imgsz: int) -> Score | Failed:
+        """Score an exported file on all validation images, run by onnxruntime.
+
+        Raises:
+            InputError: If the file cannot be loaded.
+        """
+        start = time.perf_counter()
+        try:
+            score = self._score(_onnx_forward(path), imgsz, "full")
+        except _Unusable as unusable:
+            return unusable.failed
+        return replace(score, seconds=time.perf_counter() - start)
+
+    def build(self, candidate: Candidate) -> Detector:
+        """Return the compressed model that is scored: sliced, restored and quantised.
+
+        Raises:
+            InputError: If the candidate does not fit the model.
+        """
+        detector = self._restored(candidate)
+        bits = _bits(candidate)
+        if any(is_quantized(width) for pair in bits.values() for width in pair):
+            quantize(detector.net, bits, self._at(candidate.imgsz).scales)
+        return detector
+
+    def export(self, candidate: Candidate, path: Path) -> None:
+        """Write a candidate as an ONNX file.
+
+        Raises:
+            InputError: If the candidate does not fit the model.
+        """
+        bits = _bits(candidate)
+        scales = self._at(candidate.imgsz).scales if _needs_scales(bits) else None
+        export_onnx(self._restored(candidate), candidate.imgsz, path, bits, scales)
+
+    def _at(self, imgsz: int) -> DenseAtSize:
+        if imgsz not in self._dense:
+            self._dense[imgsz] = DenseAtSize(
+                self._detector,
+                imgsz,
+                self._calibration,
+                self._rungs["full"],
+                PROXY_IMAGES,
+                SUBSET_IMAGES,
+            )
+        return self._dense[imgsz]
+
+    def _restored(self, candidate: Candidate) -> Detector:
+        """Return the sliced model with the dense distribution in every channel it has left."""
+        detector = compress(self._detector, self._network, candidate, self._ranking)
+        kept = kept_channels(self._network, candidate, self._ranking)
+        if not kept.all():
+            dense = self._at(candidate.imgsz)
+            moments = {
+                name: dense.moments[name].of(torch.from_numpy(kept[channels]))
+                for name, channels in self._network.norms.items()
+            }
+            with _running_a_model():
+                match_moments(detector.net, dense.calibration_images, moments)
+        return detector
+
+    def _score(self, forward: Forward, imgsz: int, rung: str) -> Score:
+        dense, data = self._at(imgsz), self._rungs[rung]
+        references = iter(dense.references)
+        detections: list[Tensor] = []
+        distances: list[tuple[int, float, float]] = []
+        for output in _outputs(forward, dense.batches(len(data))):
+            found = detect(output)
+            detections += found
+            if (expected := next(references, None)) is not None:
+                distances.append(
+                    (len(found), distortion(output, expected), agreement(found, expected))
+                )
+        accuracy = None if rung == "proxy" else score_detections(detections, data, imgsz)
+        images = sum(count for count, _, _ in distances)
+        return Score(
+            map50_95=None if accuracy is None else accuracy.map50_95,
+            map50=None if accuracy is None else accuracy.map50,
+            distortion=sum(count * d for count, d, _ in distances) / images,
+            agreement=sum(count * a for count, _, a in distances) / images,
+            images=len(data),
+            rung=rung,
+        )
+
+
+class _Unusable(Exception):
+    """A model does not work, through no fault of this program."""
+
+    def __init__(self, kind: FailureKind, message: str) -> None:
+        super().__init__(kind, message)
+        self.failed = Failed(kind, message)
+
+
+@contextmanager
+def _running_a_model() -> Iterator[None]:
+    """Translate what a model's forward pass raises; elsewhere such errors are bugs."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        message = f"{type(error).__name__}: {error}"
+        raise _Unusable("exception", message[:500]) from error
+
+
+@torch.inference_mode()
+def _outputs(forward: Forward, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yield the outputs [B, 4 + C, A] of each batch.
+
+    Raises:
+        _Unusable: If they are not finite or see something everywhere.
+    """
+    for batch in batches:
+        with _running_a_model():
+            output = forward(batch)
+        if not output.isfinite().all():
+            bad = int((~output.isfinite()).sum())
+            raise _Unusable(
+                "non-finite", f"{bad} of {output.numel()} output values are NaN or infinite"
+            )
+        seen = float((output[:, 4:].amax(1) > EXPLODED_SCORE).float().mean())
+        if seen > EXPLODED_SHARE:
+            raise _Unusable(
+                "exploded",
+                f"{seen:.0%} of all places have a score above {EXPLODED_SCORE}, expected at most"
+                f" {EXPLODED_SHARE:.0%}",
+            )
+        yield output
+
+
+def _onnx_forward(path: Path) -> Forward:
+    model = OnnxDetector(path)
+
+    def run(images: Tensor) -> Tensor:
+        each = images.contiguous().numpy()
+        try:  # a file takes one image at a time
+            outputs = [model(each[i : i + 1]) for i in range(len(each))]
+        except Exception as error:  # onnxruntime raises a dozen unrelated classes
+            raise RuntimeError(f"{path.name}: {error}") from error
+        return torch.from_numpy(np.concatenate(outputs))
+
+    return run
+
+
+def _bits(candidate: Candidate) -> dict[str, tuple[int, int]]:
+    return {layer: (weight, act) for layer, weight, act in candidate.bits}
+
+
+def _needs_scales(bits: Mapping[str, tuple[int, int]]) -> bool:
+    return any(is_quantized(act) for _, act in bits.values())
