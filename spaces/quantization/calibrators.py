@@ -53,15 +53,15 @@ def mse_clip(magnitudes: Tensor, counts: Tensor, bits: int) -> Tensor:
     """
     peaks = minmax_clip(magnitudes, counts, bits)
     coarse_step = 1 / COARSE_RATIOS
-    coarse = torch.arange(1, COARSE_RATIOS + 1) * coarse_step
-    best = _best_ratios(magnitudes, counts, bits, coarse[:, None] * peaks)
-    offsets = torch.linspace(-1, 1, FINE_RATIOS + 1)[:-1] * coarse_step  # 0 among them
+    coarse = torch.arange(COARSE_RATIOS, 0, -1) * coarse_step
+    best = _best_clips(magnitudes, counts, bits, coarse[:, None] * peaks)
+    offsets = torch.linspace(1, -1, FINE_RATIOS + 1) * coarse_step  # 0 among them
     fine = (best + offsets[:, None] * peaks).clamp(min=peaks * coarse_step / 4)
-    return _best_ratios(magnitudes, counts, bits, torch.minimum(fine, peaks))
+    return _best_clips(magnitudes, counts, bits, torch.minimum(fine, peaks))
 
 
-def _best_ratios(magnitudes: Tensor, counts: Tensor, bits: int, clips: Tensor) -> Tensor:
-    """Return for each row the clip of least squared error among its column of `clips` [K, R]."""
+def _best_clips(magnitudes: Tensor, counts: Tensor, bits: int, clips: Tensor) -> Tensor:
+    """Return for each row the best of its column of `clips` [K, R]; of equals the first."""
     top = largest_integer(bits)
     errors = []
     for row_clips in clips:
