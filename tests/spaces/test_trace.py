@@ -18,7 +18,7 @@ def dfl_macs(cells: int) -> int:
     return 16 * 4 * cells
 
 
-def test_convolutions_are_those_that_ran_in_their_order(model: tuple[Detector, Network]):
+def test_convolutions_are_those_that_ran_in_their_order(model: tuple[Detector, Network]) -> None:
     detector, _ = model
     ran = []
     handles = [
@@ -33,7 +33,7 @@ def test_convolutions_are_those_that_ran_in_their_order(model: tuple[Detector, N
     assert [step.name for step in trace(detector.net).steps if isinstance(step, ConvShape)] == ran
 
 
-def test_macs_agree_with_torchs_flop_counter(model: tuple[Detector, Network]):
+def test_macs_agree_with_torchs_flop_counter(model: tuple[Detector, Network]) -> None:
     detector, _ = model
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
@@ -43,7 +43,7 @@ def test_macs_agree_with_torchs_flop_counter(model: tuple[Detector, Network]):
     assert 2 * (macs + decoding) == counter.get_total_flops()
 
 
-def test_other_ops_of_yolov5n(u_detector: Detector):
+def test_other_ops_of_yolov5n(u_detector: Detector) -> None:
     ops = [step for step in trace(u_detector.net).steps if isinstance(step, OtherOp)]
     # 7 bottlenecks with shortcut; 8 C3, 4 joints and SPPF concatenate; each but the 6 last
     # of 75 convolutions has an activation.
@@ -53,7 +53,7 @@ def test_other_ops_of_yolov5n(u_detector: Detector):
     assert len({op.name for op in ops}) == len(ops)
 
 
-def test_ops_have_the_shapes_of_the_model(u_detector: Detector):
+def test_ops_have_the_shapes_of_the_model(u_detector: Detector) -> None:
     ops = {s.name: s for s in trace(u_detector.net).steps if isinstance(s, OtherOp)}
     assert ops["model.9.m.pool"] == OtherOp("model.9.m.pool", "pool", 128, 128, 8, 8, 8, 8)
     assert ops["model.9.concat"] == OtherOp("model.9.concat", "concat", 512, 512, 8, 8, 8, 8)
@@ -62,12 +62,12 @@ def test_ops_have_the_shapes_of_the_model(u_detector: Detector):
     assert ops["decode.2"] == OtherOp("decode.2", "decode", 64 + 80, 84, 8, 8, 8, 8)
 
 
-def test_decoding_of_three_anchors_a_cell(classic_detector: Detector):
+def test_decoding_of_three_anchors_a_cell(classic_detector: Detector) -> None:
     decode = trace(classic_detector.net).steps[-3]
     assert decode == OtherOp("decode.0", "decode", 255, 3 * 84, 32, 32, 32, 32)
 
 
-def test_sources_follow_concatenations(u_detector: Detector):
+def test_sources_follow_concatenations(u_detector: Detector) -> None:
     traced = trace(u_detector.net)
     at = {step.name: index for index, step in enumerate(traced.steps)}
     written = traced.writes[at["model.9.cv1.conv"]]
@@ -77,7 +77,7 @@ def test_sources_follow_concatenations(u_detector: Detector):
     assert set(traced.reads[0]) == {IMAGE}
 
 
-def test_readers_are_the_convolutions_behind_an_op(u_detector: Detector):
+def test_readers_are_the_convolutions_behind_an_op(u_detector: Detector) -> None:
     traced = trace(u_detector.net)
     at = {step.name: index for index, step in enumerate(traced.steps)}
 
@@ -93,7 +93,7 @@ def test_readers_are_the_convolutions_behind_an_op(u_detector: Detector):
 class Tiny(nn.Module):
     """A convolution, something in between, and boxes [1, 5, cells]."""
 
-    def __init__(self, middle: nn.Module):
+    def __init__(self, middle: nn.Module) -> None:
         super().__init__()
         self.first = nn.Conv2d(3, 8, 3, 2, 1)
         self.middle = middle
@@ -103,7 +103,7 @@ class Tiny(nn.Module):
         return self.last(self.middle(self.first(x))).flatten(2)
 
 
-def test_focus_keeps_track_of_the_picture():
+def test_focus_keeps_track_of_the_picture() -> None:
     class Focus(Tiny):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             halves = [x[..., ::2, ::2], x[..., 1::2, ::2], x[..., ::2, 1::2], x[..., 1::2, 1::2]]
@@ -116,12 +116,12 @@ def test_focus_keeps_track_of_the_picture():
     assert list(traced.reads[1]) == [IMAGE] * 12
 
 
-def test_grouped_convolution_is_refused():
+def test_grouped_convolution_is_refused() -> None:
     with pytest.raises(InputError, match=r"middle has 2 groups for 8 channels"):
         trace(Tiny(nn.Conv2d(8, 8, 3, padding=1, groups=2)))
 
 
-def test_convolution_that_runs_twice_is_refused():
+def test_convolution_that_runs_twice_is_refused() -> None:
     shared = nn.Conv2d(8, 8, 1)
     with pytest.raises(InputError, match="runs twice"):
         trace(Tiny(nn.Sequential(shared, shared)))

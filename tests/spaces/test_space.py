@@ -1,0 +1,252 @@
+import hashlib
+import json
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hw_models.errors import InputError
+from hw_models.workload import ConvShape, OtherOp, WorkloadBatch
+from spaces.candidate import Candidate
+from spaces.groups import Network, analyse
+from spaces.model import Detector, load_detector
+from spaces.space import SearchSpace, bit_options, keep_levels
+
+BITS = [(16, 16), (8, 16), (8, 8)]
+
+
+@pytest.fixture(scope="module")
+def space(u_network: Network) -> SearchSpace:
+    return SearchSpace(u_network, [320, 416], keep_levels(u_network), bit_options(u_network, BITS))
+
+
+def genomes(space: SearchSpace, count: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, space.upper + 1, (count, len(space.upper)))
+
+
+@pytest.mark.parametrize(
+    ("name", "levels"),
+    [
+        ("model.0", (16, 8)),
+        ("model.1", (32, 24, 16, 8)),
+        ("model.3", (64, 56, 48, 40, 32, 24, 16, 8)),
+        ("model.7", (256, 224, 192, 160, 128, 96, 64, 32)),
+        ("model.24.cv3.0.0", (80, 72, 64, 56, 40, 32, 24, 16)),
+    ],
+)
+def test_keep_levels(u_network: Network, name: str, levels: tuple[int, ...]) -> None:
+    assert keep_levels(u_network)[name] == levels
+
+
+@given(
+    granule=st.integers(1, 64),
+    most=st.integers(2, 12),
+    smallest=st.floats(0, 1),
+)
+def test_keep_levels_are_multiples_below_dense(
+    u_network: Network, granule: int, most: int, smallest: float
+) -> None:
+    levels = keep_levels(u_network, granule, most, smallest)
+    for group in u_network.groups:
+        dense, *others = levels[group.name]
+        assert dense == group.size
+        assert len(others) < most
+        assert [dense, *others] == sorted({dense, *others}, reverse=True)
+        assert all(count % granule == 0 for count in others)
+        assert all(count >= group.size * smallest for count in others)
+
+
+@pytest.mark.parametrize("wrong", [{"granule": 0}, {"most": 1}, {"smallest": 1.5}])
+def test_impossible_levels_are_refused(u_network: Network, wrong: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="Keep levels need"):
+        keep_levels(u_network, **wrong)
+
+
+def test_variables_are_what_has_several_options(space: SearchSpace, u_network: Network) -> None:
+    names = [variable.name for variable in space.variables]
+    assert names[:2] == ["imgsz", "keep:model.0"]
+    assert len(names) == 1 + 62 + (75 - 6)
+    assert space.variables[0].options == (416, 320)
+    assert len(space.upper) == len(names)
+    nothing = SearchSpace(u_network, [320])
+    assert nothing.variables == ()
+    assert nothing.decode(nothing.upper) == nothing.dense
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_decode_and_encode_are_inverse(space: SearchSpace, data: st.DataObject) -> None:
+    genome = np.array([data.draw(st.integers(0, int(level))) for level in space.upper])
+    candidate = space.decode(genome)
+    assert np.array_equal(space.encode(candidate), genome)
+    again = Candidate.from_dict(json.loads(json.dumps(candidate.to_dict())))
+    assert np.array_equal(space.encode(again), genome)
+
+
+def test_level_zero_is_dense(space: SearchSpace, u_network: Network) -> None:
+    assert space.dense.imgsz == 416
+    assert dict(space.dense.kept) == {group.name: group.size for group in u_network.groups}
+    assert {bits[1:] for bits in space.dense.bits} == {(16, 16)}
+    assert not space.encode(space.dense).any()
+    assert not space.encode(Candidate(416)).any()
+
+
+def test_digest_of_the_dense_yolov5n_is_the_same_for_ever(space: SearchSpace) -> None:
+    text = json.dumps(space.dense.to_dict(), sort_keys=True, separators=(",", ":"))
+    assert space.dense.digest == hashlib.sha256(text.encode()).hexdigest()
+    assert space.dense.digest == "9b23a68a484af4e9718d255d6a5468f712507603db1aa286aadb9f1d6d45d0bd"
+
+
+def test_digest_does_not_depend_on_numpy(u_network: Network) -> None:
+    counts = {"model.0": np.array([16, 8])}
+    bits = {"model.0.conv": np.array(BITS)}
+    space = SearchSpace(u_network, np.array([320, 416]), counts, bits)
+    plain = SearchSpace(u_network, [320, 416], {"model.0": [16, 8]}, {"model.0.conv": BITS})
+    assert space.decode(space.upper).digest == plain.decode(plain.upper).digest
+
+
+def test_batch_is_the_same_as_one_by_one(space: SearchSpace) -> None:
+    chosen = genomes(space, 20)
+    batch = space.workloads(chosen)
+    assert batch.size == 20
+    for number, genome in enumerate(chosen):
+        one = WorkloadBatch.of(space.workload(space.decode(genome)))
+        for mine, its in ((one.convs, batch.convs), (one.others, batch.others)):
+            assert mine.names == its.names
+            for field in mine.__slots__:
+                value = getattr(its, field)
+                if isinstance(value, np.ndarray):
+                    row = value[number % len(value)]
+                    assert np.array_equal(getattr(mine, field)[0], row), field
+
+
+def test_workload_lists_all_steps_in_order(space: SearchSpace, u_network: Network) -> None:
+    workload = space.workload(space.dense)
+    assert workload.layers == u_network.steps_at(416)
+    assert workload.input_shape == (3, 416, 416)
+
+
+def test_workload_of_counts_between_levels(space: SearchSpace) -> None:
+    workload = space.workload(Candidate(320, (("model.0", 5),), (("model.1.conv", 4, 8),)))
+    first, second = workload.convs[:2]
+    assert (first.out_channels, second.in_channels) == (5, 5)
+    assert (second.weight_bits, second.act_bits) == (4, 8)
+    assert (first.weight_bits, first.act_bits) == (16, 16)
+
+
+def test_ops_have_the_bits_that_their_readers_need(space: SearchSpace) -> None:
+    low = tuple((layer, 8, 8) for layer in ("model.13.cv1.conv", "model.13.cv2.conv"))
+    ops = {op.name: op.act_bits for op in space.workload(Candidate(320, bits=low)).others}
+    assert ops["model.11.resize"] == 8  # read by both, and by nothing else
+    assert ops["model.12.concat"] == 8
+    assert ops["model.10.activation"] == 16  # also read by model.23
+    ops = {op.name: op.act_bits for op in space.workload(Candidate(320, bits=low[:1])).others}
+    assert ops["model.11.resize"] == 16
+    assert ops["decode.0"] == 16
+
+
+def test_baseline_bits_are_those_of_layers_left_alone(u_network: Network) -> None:
+    space = SearchSpace(u_network, [320], bits={"model.0.conv": [(8, 8)]}, baseline=(32, 32))
+    workload = space.workload(space.dense)
+    assert workload.convs[0].weight_bits == 8
+    assert {conv.weight_bits for conv in workload.convs[1:]} == {32}
+    assert workload.others[-1].act_bits == 32
+    assert space.variables == ()
+
+
+def test_ignored_layers_have_no_variables(u_detector: Detector) -> None:
+    network = analyse(u_detector, 320, ["model.0"])
+    space = SearchSpace(network, [320], keep_levels(network), bit_options(network, BITS))
+    assert not [variable for variable in space.variables if variable.name.endswith("model.0")]
+    with pytest.raises(InputError, match=r"Unknown layer to vary 'model.0.conv'"):
+        SearchSpace(network, [320], bits={"model.0.conv": BITS})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"imgsz": [330]}, "Image size 330 does not fit"),
+        ({"imgsz": []}, "Options of imgsz"),
+        ({"imgsz": [320, 320]}, "Options of imgsz: expected different values"),
+        ({"levels": {"nothing": [8]}}, "Unknown channel group 'nothing'"),
+        ({"levels": {"model.0": []}}, "Options of model.0"),
+        ({"levels": {"model.0": [8, 16]}}, "densest first"),
+        ({"levels": {"model.0": [8]}}, "Levels of group model.0: expected channels from its 16"),
+        ({"levels": {"model.0": [16, 0]}}, "no less than 1"),
+        ({"bits": {"nothing": BITS}}, "Unknown layer 'nothing'"),
+        ({"bits": {"model.0.conv": [(0, 8)]}}, "Bits of layer model.0.conv: expected positive"),
+        ({"bits": {"model.0.conv": BITS[::-1]}}, "densest first"),
+    ],
+)
+def test_impossible_spaces_are_refused(
+    u_network: Network, wrong: dict[str, object], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        SearchSpace(u_network, **{"imgsz": [320], **wrong})
+
+
+@pytest.mark.parametrize(
+    ("candidate", "message"),
+    [
+        (Candidate(640), r"imgsz: expected one of \[416, 320\], got 640"),
+        (Candidate(320, (("model.0", 12),)), r"model.0: expected one of \[16, 8\], got 12"),
+        (Candidate(320, (("model.0", 99),)), "Group model.0 has 16 channels"),
+        (Candidate(320, (("nothing", 8),)), "Unknown channel group 'nothing'"),
+        (Candidate(320, bits=(("nothing", 8, 8),)), "Unknown layer 'nothing'"),
+        (Candidate(320, bits=(("model.0.conv", 4, 4),)), "expected one of"),
+        (Candidate(320, bits=(("model.24.cv2.0.2", 8, 8),)), r"expected one of \[\(16, 16\)\]"),
+        (Candidate(320, bits=(("model.0.conv", 8, 8),) * 2), "given 2 times"),
+        (Candidate(320, patterns=(("model.0.conv", "2ep"),)), "patterns do not vary"),
+    ],
+)
+def test_candidates_of_other_spaces_are_refused(
+    space: SearchSpace, candidate: Candidate, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        space.encode(candidate)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda x: x[:, :-1], "expected 132 variables"),
+        (lambda x: x[0], "have shape"),
+        (lambda x: x.astype(float), "expected integers"),
+        (lambda x: x - 1, "Variable imgsz has levels 0 to 1; got -1"),
+        (lambda x: x + 100, r"got 100 \(genome 0\)"),
+    ],
+)
+def test_impossible_genomes_are_refused(
+    space: SearchSpace, spoil: Callable[[np.ndarray], np.ndarray], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        space.workloads(spoil(np.zeros((2, len(space.upper)), dtype=np.int64)))
+
+
+def test_depthwise_layers_follow_their_input(u_network: Network) -> None:
+    """YOLOv5 has none; one layer of the n model is said to be."""
+    steps = list(u_network.steps)
+    at = next(number for number, step in enumerate(steps) if step.name == "model.2.m.0.cv2.conv")
+    assert isinstance(steps[at], ConvShape)
+    steps[at] = ConvShape("model.2.m.0.cv2.conv", 16, 16, (3, 3), (1, 1), 16, 80, 80)
+    network = Network(
+        **{
+            **{name: getattr(u_network, name) for name in u_network.__slots__},
+            "steps": tuple(steps),
+        }
+    )
+    space = SearchSpace(network, [320], keep_levels(network))
+    conv = {c.name: c for c in space.workload(Candidate(320, (("model.2.m.0.cv1", 8),))).convs}
+    assert conv["model.2.m.0.cv2.conv"].groups == 8
+
+
+def test_a_population_of_the_m_model() -> None:
+    network = analyse(load_detector("yolov5m.yaml"), 640)
+    space = SearchSpace(network, [640], keep_levels(network), bit_options(network, BITS))
+    batch = space.workloads(genomes(space, 50))
+    assert (batch.convs.in_channels <= [conv.in_channels for conv in network.layers]).all()
+    others = [step for step in network.steps if isinstance(step, OtherOp)]
+    assert (batch.others.in_channels <= [op.in_channels for op in others]).all()
