@@ -188,8 +188,13 @@ def _integer_constant(graph: _Graph, name: str, integers: Tensor, bits: int) -> 
     if bits > 4:
         return graph.constant(f"{name}_int8", values)
     name = f"{name}_int4"
-    packed = helper.make_tensor(name, TensorProto.INT4, values.shape, values.flatten())
-    graph.initializers[name] = packed
+    pairs = (
+        np.append(values.flatten(), [0] * (values.size % 2)).astype(np.uint8).reshape(-1, 2) & 15
+    )
+    packed = (pairs[:, 0] | pairs[:, 1] << 4).tobytes()  # the first number in the low half
+    graph.initializers[name] = helper.make_tensor(
+        name, TensorProto.INT4, values.shape, packed, raw=True
+    )
     return name
 
 
