@@ -2,9 +2,12 @@
 
 The model of one convolution (docs/hardware-models.md derives it):
 
-    t = launch + depth x K + sqrt((MACs / rate)^2 + (bytes / bandwidth)^2)
+    t = launch + depth x K + sqrt(compute^2 + memory^2)
+    compute = pixels x (out channels + tile channels) x K / rate
+    memory  = bytes / bandwidth
 
-with K the length of its reduction, and of any other op: t = launch + bytes / bandwidth.
+with K the length of the reduction (input channels of a group x kernel area), pixels and channels
+padded to the device's steps; and of any other op: t = launch + share x bytes / bandwidth.
 Launch, depth and rate scale with the GPU clock, bandwidth with the memory clock.
 
 Axis letters: N candidates, L convolutions, K other ops.
@@ -12,30 +15,36 @@ Axis letters: N candidates, L convolutions, K other ops.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from hw_models.device import PRECISIONS, DeviceProfile, PowerMode
+from hw_models.device import PRECISIONS, Coefficients, DeviceProfile, PowerMode
 from hw_models.errors import InputError
 from hw_models.workload import (
     DEPTHWISE,
     PATTERNS,
     ConvBatch,
-    IntArray,
     OpBatch,
     Workload,
     WorkloadBatch,
 )
 
-Reals: TypeAlias = npt.NDArray[np.float32]
+Reals: TypeAlias = npt.NDArray[np.floating[Any]]
+Vector: TypeAlias = npt.NDArray[np.float64]
 
 _CHUNK = 512
 """Candidates priced at once: few enough that the temporaries of a 60-layer net stay in cache."""
-_Z90 = 1.645
-"""Half width of a central 90 % interval of a normal distribution, in standard deviations."""
+_BEYOND = 2.0
+"""A network this many times larger or smaller than any fitted one is extrapolated."""
+_WIDER = 1.5
+"""The interval's width grows by this factor when extrapolating."""
+_INDEX_BITS = {"unstructured": 1.0, "2ep": 5 / 9, "3ep": 5 / 9, "2:4": 1.0}
+"""Stored bits a weight to say which are kept: a bit mask; one of at most 32 patterns a 3x3 kernel;
+two bits for each kept weight of 2:4."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +73,16 @@ class Cost:
     """A prediction; never to be shown as a measurement.
 
     Args:
-        latency_ms: Time of one batch.
+        latency_ms: Time of one batch on the compute units.
         low_ms: Lower end of the 90 % interval.
         high_ms: Upper end of the 90 % interval.
-        energy_mj: Energy of one batch.
+        energy_mj: Energy of one batch at the profile's measuring point, host included.
         size_bytes: Stored weights.
         macs: Multiply-accumulates of one batch, as if dense.
-        per_layer: The share of each layer, in the order of the workload.
+        per_layer: The share of each layer, in the order of the workload; what is left to the
+            totals belongs to the inference as a whole.
+        extrapolated: Why the interval was widened, one sentence each; empty inside the calibrated
+            range.
     """
 
     latency_ms: float
@@ -80,28 +92,33 @@ class Cost:
     size_bytes: float
     macs: float
     per_layer: tuple[LayerCost, ...]
+    extrapolated: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class CostBatch:
     """Predictions for N candidates; every array is [N]. See `Cost`."""
 
-    latency_ms: npt.NDArray[np.float64]
-    low_ms: npt.NDArray[np.float64]
-    high_ms: npt.NDArray[np.float64]
-    energy_mj: npt.NDArray[np.float64]
-    size_bytes: npt.NDArray[np.float64]
-    macs: npt.NDArray[np.float64]
+    latency_ms: Vector
+    low_ms: Vector
+    high_ms: Vector
+    energy_mj: Vector
+    size_bytes: Vector
+    macs: Vector
 
 
 @dataclass(frozen=True, slots=True)
-class _LayerArrays:
-    """Time in us, energy in uJ, size in bytes and MACs of each layer, all [N, L] or [N, K]."""
+class LayerArrays:
+    """Time in us, energy in uJ, size in bytes and MACs of each layer, all [N, L] or [N, K].
+
+    `log_width` is the half width of the 90 % interval of log(time).
+    """
 
     time_us: Reals
     energy_uj: Reals
     size_bytes: Reals
     macs: Reals
+    log_width: Reals
 
 
 class CostModel:
@@ -118,7 +135,7 @@ class CostModel:
     def __init__(self, profile: DeviceProfile, power_mode: str | None = None) -> None:
         self.profile = profile
         self.mode = profile.mode(power_mode)
-        self._tables = _Tables(profile, self.mode)
+        self._tables = Tables(profile, self.mode)
 
     def predict(self, workload: Workload) -> Cost:
         """Price one network.
@@ -126,20 +143,18 @@ class CostModel:
         Raises:
             InputError: A layer has bits or a pattern that are illegal on this device.
         """
-        batch = WorkloadBatch.of(workload)
         self._refuse_illegal(workload)
+        batch = WorkloadBatch.of(workload)
         convs = self._tables.convs(batch.convs, batch.batch)
         others = self._tables.others(batch.others, batch.batch)
-        totals = self._totals(convs, others)
-        by_name = dict(
-            zip(batch.convs.names, _layers(batch.convs.names, "conv", convs), strict=True)
-        )
-        for index, name in enumerate(batch.others.names):
-            kind = batch.others.kinds[index]
-            by_name[name] = _layers((name,), kind, others, index)[0]
+        totals = self._totals(convs, others, _values(workload), workload.batch)
         time, low, high, energy, size, macs = (float(array[0]) for array in totals)
-        per_layer = tuple(by_name[layer.name] for layer in workload.layers)
-        return Cost(time, low, high, energy, size, macs, per_layer)
+        conv_costs = iter(_layers(batch.convs.names, ("conv",) * len(workload.convs), convs))
+        other_costs = iter(_layers(batch.others.names, batch.others.kinds, others))
+        is_conv = (hasattr(layer, "kernel") for layer in workload.layers)
+        per_layer = tuple(next(conv_costs) if conv else next(other_costs) for conv in is_conv)
+        reasons = self._extrapolated(workload, macs)
+        return Cost(time, low, high, energy, size, macs, per_layer, reasons)
 
     def predict_batch(self, batch: WorkloadBatch) -> CostBatch:
         """Price N variants of one network."""
@@ -147,6 +162,8 @@ class CostModel:
             self._totals(
                 self._tables.convs(part.convs, part.batch),
                 self._tables.others(part.others, part.batch),
+                _first_layer_values(part),
+                part.batch,
             )
             for part in (
                 batch.rows(first, min(first + _CHUNK, batch.size))
@@ -156,20 +173,45 @@ class CostModel:
         return CostBatch(*(np.concatenate(column) for column in zip(*chunks, strict=True)))
 
     def _totals(
-        self, convs: _LayerArrays, others: _LayerArrays
-    ) -> tuple[npt.NDArray[np.float64], ...]:
-        def total(first: Reals, second: Reals) -> npt.NDArray[np.float64]:
-            both: npt.NDArray[np.float64] = first.sum(axis=1, dtype=np.float64)
-            return both + second.sum(axis=1, dtype=np.float64)
-
-        time_ms = (total(convs.time_us, others.time_us) + self._tables.fixed_us) / 1e3
-        spread = np.exp(_Z90 * self.profile.residual_sigma)
-        energy = total(convs.energy_uj, others.energy_uj) / 1e3
-        energy = energy + self._tables.fixed_us * self._tables.power_w / 1e3
-        size = total(convs.size_bytes, others.size_bytes)
-        macs = total(convs.macs, others.macs)
-        columns = (time_ms, time_ms / spread, time_ms * spread, energy, size, macs)
+        self, convs: LayerArrays, others: LayerArrays, values: Vector, images: int
+    ) -> tuple[Vector, ...]:
+        conv_us, other_us = _total(convs.time_us), _total(others.time_us)
+        time_us = conv_us + other_us + self._tables.fixed_us
+        macs = _total(convs.macs)
+        # The expected error is that of the precisions the time is spent in.
+        width = _total(convs.time_us * convs.log_width) / np.maximum(conv_us, 1e-9)
+        low, high = self._calibrated_gmacs()
+        beyond = (macs < low * 1e9 / _BEYOND) | (macs > high * 1e9 * _BEYOND)
+        spread = np.exp(np.where(beyond, width * _WIDER, width))
+        energy_uj = _total(convs.energy_uj) + _total(others.energy_uj)
+        energy_uj = energy_uj + self._tables.inference_energy_uj(values, images)
+        columns = (
+            time_us / 1e3, time_us / spread / 1e3, time_us * spread / 1e3, energy_uj / 1e3,
+            _total(convs.size_bytes), macs,
+        )  # fmt: skip
         return tuple(np.broadcast_arrays(*columns))
+
+    def _calibrated_gmacs(self) -> tuple[float, float]:
+        ranges = [interval.gmacs for interval in self.profile.intervals.values()]
+        return min(low for low, _ in ranges), max(high for _, high in ranges)
+
+    def _extrapolated(self, workload: Workload, macs: float) -> tuple[str, ...]:
+        reasons = []
+        low, high = self._calibrated_gmacs()
+        if not low / _BEYOND <= macs / 1e9 <= high * _BEYOND:
+            reasons.append(
+                f"{macs / 1e9:.3g} GMAC are outside the calibrated {low:.3g} to {high:.3g}."
+            )
+        executed = {
+            self.profile.executed_bits(max(conv.weight_bits, conv.act_bits))
+            for conv in workload.convs
+        }
+        reasons += [
+            f"No measurement at {bits} bits was fitted for {self.profile.name}."
+            for bits in sorted(executed)
+            if not self.profile.intervals[bits].calibrated
+        ]
+        return tuple(reasons)
 
     def _refuse_illegal(self, workload: Workload) -> None:
         for conv in workload.convs:
@@ -182,104 +224,183 @@ class CostModel:
                 )
 
 
-def _layers(
-    names: tuple[str, ...], kind: str, arrays: _LayerArrays, first: int = 0
-) -> list[LayerCost]:
+def _total(array: Reals) -> Vector:
+    return np.asarray(array.sum(axis=1, dtype=np.float64))
+
+
+def _values(workload: Workload) -> Vector:
+    return np.asarray([float(np.prod(workload.input_shape))])
+
+
+def _first_layer_values(batch: WorkloadBatch) -> Vector:
+    """Return the input values of one image from what the first convolution reads, [N] or [1]."""
+    convs = batch.convs
+    pixels = np.asarray(convs.out_h)[:, 0] * np.asarray(convs.out_w)[:, 0]
+    stride = convs.stride[0][0] * convs.stride[0][1]
+    return np.asarray(pixels * stride * np.asarray(convs.in_channels)[:, 0], dtype=np.float64)
+
+
+def _layers(names: tuple[str, ...], kinds: tuple[str, ...], arrays: LayerArrays) -> list[LayerCost]:
+    columns = (arrays.time_us / 1e3, arrays.energy_uj / 1e3, arrays.size_bytes, arrays.macs)
+    rows = np.stack([column[0] for column in columns], axis=1).astype(np.float64)
     return [
-        LayerCost(
-            name, kind,
-            float(arrays.time_us[0, index]) / 1e3, float(arrays.energy_uj[0, index]) / 1e3,
-            float(arrays.size_bytes[0, index]), float(arrays.macs[0, index]),
-        )
-        for index, name in enumerate(names, start=first)
-    ]  # fmt: skip
+        LayerCost(name, kind, *(float(value) for value in row))
+        for name, kind, row in zip(names, kinds, rows, strict=True)
+    ]
 
 
-def _f32(array: IntArray) -> Reals:
-    return np.asarray(array, dtype=np.float32)
+class Tables:
+    """A profile's numbers at one mode's clocks, by precision: what turns layers into costs.
 
+    Args:
+        profile: The device.
+        mode: Its clocks.
+        dtype: float32 for speed, float64 where derivatives are taken.
+    """
 
-class _Tables:
-    """The profile's numbers at one mode's clocks, by precision code 0..2, in float32."""
-
-    def __init__(self, profile: DeviceProfile, mode: PowerMode) -> None:
+    def __init__(
+        self, profile: DeviceProfile, mode: PowerMode, dtype: type[np.floating[Any]] = np.float32
+    ) -> None:
         reference = profile.mode(profile.reference_mode)
         gpu = mode.gpu_mhz / reference.gpu_mhz
         emc = mode.emc_mhz / reference.emc_mhz
-        executed = [profile.coefficients[profile.executed_bits(bits)] for bits in PRECISIONS]
+        self.dtype = dtype
+        self._bits = [profile.executed_bits(bits) for bits in PRECISIONS]
+        executed = [profile.coefficients[bits] for bits in self._bits]
 
-        def table(values: list[float]) -> Reals:
-            return np.asarray(values, dtype=np.float32)
+        def table(value: Callable[[Coefficients], float]) -> Reals:
+            return np.asarray([value(numbers) for numbers in executed], dtype=dtype)
 
-        self.launch_us = table([c.launch_us / gpu for c in executed])
-        self.depth_us = table([c.depth_ns / gpu / 1e3 for c in executed])
-        self.dense_us = table([1e-3 / (c.dense_gmacs * gpu) for c in executed])
-        self.pointwise_us = table([1e-3 / (c.pointwise_gmacs * gpu) for c in executed])
-        self.depthwise_us = table([1e-3 / (c.depthwise_gmacs * gpu) for c in executed])
-        self.byte_us = table([1e-3 / (c.bandwidth_gbs * emc) for c in executed])
-        self.step = table([float(c.channel_step) for c in executed])
-        self.act_bytes = table([profile.executed_bits(bits) / 8 for bits in PRECISIONS])
-        self.mac_uj = table(
-            [profile.energy.pj_per_mac[profile.executed_bits(bits)] / 1e6 for bits in PRECISIONS]
+        self._launch_us = table(lambda c: c.launch_us / gpu)
+        self._op_launch_us = table(lambda c: c.op_launch_us / gpu)
+        self._depth_us = table(lambda c: c.depth_ns / gpu / 1e3)
+        self._dense_us = table(lambda c: 1e-3 / (c.dense_gmacs * gpu))
+        self._winograd_us = table(lambda c: 1e-3 / (c.dense_gmacs * c.winograd_gain * gpu))
+        self._pointwise_us = table(lambda c: 1e-3 / (c.pointwise_gmacs * gpu))
+        self._matrix_us = table(lambda c: 1e-3 / (c.matrix_gmacs * gpu))
+        self._depthwise_us = table(lambda c: 1e-3 / (c.depthwise_gmacs * gpu))
+        self._byte_us = table(lambda c: 1e-3 / (c.bandwidth_gbs * emc))
+        self._tile = table(lambda c: c.tile_channels)
+        self._channel_step = table(lambda c: float(c.channel_step))
+        self._pixel_step = table(lambda c: float(c.pixel_step))
+        self._act_bytes = np.asarray([bits / 8 for bits in self._bits], dtype=dtype)
+        self._log_width = np.asarray(
+            [profile.intervals[bits].log_width for bits in self._bits], dtype=dtype
         )
-        self.byte_uj = np.float32(profile.energy.pj_per_byte / 1e6)
-        self.power_w = mode.idle_w + profile.energy.busy_w * gpu + profile.energy.offset_w
-        self.traffic = profile.traffic
+        self._traffic = profile.traffic
         self.fixed_us = profile.fixed_us / gpu
-        self.executed_patterns = [profile.patterns[name] == "executed" for name in PATTERNS]
 
-    def convs(self, convs: ConvBatch, images: int) -> _LayerArrays:
-        """Price convolutions; every result is [N, L]."""
-        kernel = np.asarray([kh * kw for kh, kw in convs.kernel], dtype=np.float32)
-        stride = np.asarray([sh * sw for sh, sw in convs.stride], dtype=np.float32)
-        groups = np.asarray(convs.groups, dtype=np.float32)
-        channels_in, channels_out = _f32(convs.in_channels), _f32(convs.out_channels)
-        depthwise = (groups == DEPTHWISE) | ((groups > 1) & (groups == channels_in))
-        groups = np.where(groups == DEPTHWISE, channels_in, groups)
+        energy = profile.energy
+        dynamic = gpu**energy.clock_exponent
+        self._power_w = dtype(mode.idle_w + energy.busy_w * dynamic)
+        self._mac_uj = np.asarray(
+            [energy.pj_per_mac[bits] * dynamic / 1e6 for bits in self._bits], dtype=dtype
+        )
+        self._byte_uj = dtype(energy.pj_per_byte * dynamic / 1e6)
+        host = reference.cpu_mhz / mode.cpu_mhz
+        self._host_us = energy.host_us * host
+        self._host_us_per_image = energy.host_us_per_image * host
+        self._host_us_per_value = energy.host_ns_per_value * host / 1e3
+
+        gains = [profile.pattern_gains.get(name) for name in PATTERNS]
+        self._pattern_time = np.asarray([1 / g.speedup if g else 1 for g in gains], dtype=dtype)
+        self._pattern_energy = np.asarray([g.energy_share if g else 1 for g in gains], dtype=dtype)
+        self._index_bits = np.asarray([_INDEX_BITS.get(name, 0) for name in PATTERNS], dtype=dtype)
+
+    def inference_energy_uj(self, values: Vector, images: int) -> Vector:
+        """Return the energy of an inference beyond its layers, [N].
+
+        Args:
+            values: Input values of one image, [N].
+            images: Images at once.
+        """
+        host_us = self._host_us + images * (
+            self._host_us_per_image + values * self._host_us_per_value
+        )
+        return np.asarray((host_us + self.fixed_us) * float(self._power_w))
+
+    def convs(self, convs: ConvBatch, images: int | Reals) -> LayerArrays:
+        """Price convolutions; every result is [N, L].
+
+        Args:
+            convs: The layers.
+            images: Images at once, for all or for each layer.
+        """
+        real = self._real
+        kernel = real([kh * kw for kh, kw in convs.kernel])
+        square3 = np.asarray(
+            [k == (3, 3) and s == (1, 1) for k, s in zip(convs.kernel, convs.stride, strict=True)],
+            dtype=bool,
+        )
+        stride = real([sh * sw for sh, sw in convs.stride])
+        channels_in, channels_out = real(convs.in_channels), real(convs.out_channels)
+        noted = real(convs.groups)
+        depthwise = (noted == DEPTHWISE) | ((noted > 1) & (noted == channels_in))
+        groups = np.where(noted == DEPTHWISE, channels_in, noted)
         code = _code(np.maximum(convs.weight_bits, convs.act_bits))
-        step = self.step[code]
-        pixels = _f32(convs.out_h) * _f32(convs.out_w) * np.float32(images)
-
+        area = real(convs.out_h) * real(convs.out_w)
+        pixels = area * real(images)
         group_in = channels_in / groups
         depth = group_in * kernel
         weights = channels_out * depth
-        padded_in = np.where(depthwise, group_in, np.ceil(group_in / step) * step)
-        padded_out = np.where(depthwise, channels_out, np.ceil(channels_out / step) * step)
-        rate = np.where(
+        macs = pixels * weights
+        single = area == 1
+
+        step = self._channel_step[code]
+        padded = np.where(
             depthwise,
-            self.depthwise_us[code],
-            np.where(kernel > 1, self.dense_us[code], self.pointwise_us[code]),
+            macs,
+            np.where(single, pixels, _padded(pixels, self._pixel_step[code]))
+            * (_padded(channels_out, step) + self._tile[code])
+            * (_padded(group_in, step) * kernel),
         )
-        compute_us = pixels * padded_out * padded_in * kernel * rate
-        act_bytes = self.act_bytes[code]
-        data = pixels * (channels_in * stride + channels_out) * act_bytes + weights * act_bytes
-        memory_us = data * self.byte_us[code]
+        rate = np.where(kernel > 1, self._dense_us[code], self._pointwise_us[code])
+        rate = np.where(square3, self._winograd_us[code], rate)
+        rate = np.where(single & (kernel == 1), self._matrix_us[code], rate)
+        compute_us = padded * np.where(depthwise, self._depthwise_us[code], rate)
+        data = (pixels * (channels_in * stride + channels_out) + weights) * self._act_bytes[code]
+        memory_us = data * self._byte_us[code]
         time_us = (
-            self.launch_us[code]
-            + self.depth_us[code] * depth
+            self._launch_us[code]
+            + self._depth_us[code] * depth
             + np.sqrt(compute_us * compute_us + memory_us * memory_us)
         )
-        macs = pixels * weights
-        energy = time_us * np.float32(self.power_w) + macs * self.mac_uj[code]
-        energy = energy + data * self.byte_uj
-        density = np.asarray(convs.density, dtype=np.float32)
-        size = weights * density * _f32(convs.weight_bits) / np.float32(8)
-        return _LayerArrays(*np.broadcast_arrays(time_us, energy, size, macs))
+        energy_uj = time_us * self._power_w + macs * self._mac_uj[code] + data * self._byte_uj
+        pattern = np.asarray(convs.pattern)
+        if pattern.any():
+            time_us = time_us * self._pattern_time[pattern]
+            energy_uj = energy_uj * self._pattern_energy[pattern]
+        stored_bits = real(convs.weight_bits) * real(convs.density) + np.where(
+            pattern > 0, self._index_bits[pattern], 0
+        )
+        size = weights * stored_bits / self.dtype(8)
+        return LayerArrays(
+            *np.broadcast_arrays(time_us, energy_uj, size, macs, self._log_width[code])
+        )
 
-    def others(self, ops: OpBatch, images: int) -> _LayerArrays:
+    def others(self, ops: OpBatch, images: int | Reals) -> LayerArrays:
         """Price the other ops; every result is [N, K]."""
-        share = np.asarray([self.traffic[kind] for kind in ops.kinds], dtype=np.float32)
+        real = self._real
+        share = real([self._traffic[kind] for kind in ops.kinds])
+        starts = real([kind != "add" for kind in ops.kinds])
         code = _code(ops.act_bits)
-        elements = _f32(ops.in_channels) * _f32(ops.in_h) * _f32(ops.in_w)
-        elements = elements + _f32(ops.out_channels) * _f32(ops.out_h) * _f32(ops.out_w)
-        data = elements * self.act_bytes[code] * share * np.float32(images)
-        time_us = self.launch_us[code] * share + data * self.byte_us[code]
-        energy = time_us * np.float32(self.power_w) + data * self.byte_uj
+        elements = real(ops.in_channels) * real(ops.in_h) * real(ops.in_w)
+        elements = elements + real(ops.out_channels) * real(ops.out_h) * real(ops.out_w)
+        data = elements * self._act_bytes[code] * share * real(images)
+        time_us = self._op_launch_us[code] * starts + data * self._byte_us[code]
+        energy_uj = time_us * self._power_w + data * self._byte_uj
         zero = np.zeros_like(time_us)
-        return _LayerArrays(*np.broadcast_arrays(time_us, energy, zero, zero))
+        return LayerArrays(*np.broadcast_arrays(time_us, energy_uj, zero, zero, zero))
+
+    def _real(self, array: Any) -> Reals:
+        return np.asarray(array, dtype=self.dtype)
 
 
-def _code(bits: IntArray) -> npt.NDArray[np.intp]:
+def _padded(size: Reals, step: Reals) -> Reals:
+    return np.asarray(np.ceil(size / step) * step)
+
+
+def _code(bits: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
     """Return the index of the narrowest of `PRECISIONS` that holds numbers of these bits."""
-    code: npt.NDArray[np.intp] = np.searchsorted(np.asarray(PRECISIONS), bits)
-    return np.minimum(code, len(PRECISIONS) - 1)
+    code = np.searchsorted(np.asarray(PRECISIONS), bits)
+    return np.asarray(np.minimum(code, len(PRECISIONS) - 1))

@@ -6,8 +6,9 @@ by `paretrim calibrate`; everything else states facts with their source.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -22,6 +23,8 @@ DEVICES = Path(__file__).parent / "devices"
 PRECISIONS = (8, 16, 32)
 """Arithmetic a runtime may execute: INT8, FP16, FP32."""
 STORABLE_BITS = range(2, 33)
+NOTES = {"board", "plan", "residuals", "sources"}
+"""Keys of a profile that only calibration and people read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,55 +34,107 @@ class PowerMode:
     Args:
         gpu_mhz: Clock of the compute units.
         emc_mhz: Clock of the external memory.
+        cpu_mhz: Clock of the host, which feeds the compute units.
         idle_w: Power of the idle device in this mode, at the profile's measuring point.
     """
 
     gpu_mhz: float
     emc_mhz: float
+    cpu_mhz: float
     idle_w: float
 
 
 @dataclass(frozen=True, slots=True)
 class Coefficients:
-    """The fitted numbers of one precision at the profile's reference clocks.
+    """The numbers of one executed precision at the profile's reference clocks.
 
     Args:
-        launch_us: Time to start one layer.
-        depth_ns: Time of one step of the serial sum over a layer's reduction: input channels of
-            a group times kernel area.
+        launch_us: Time to start one convolution.
+        op_launch_us: Time to start any other op.
+        depth_ns: Time of one step of the serial sum over a convolution's reduction: input
+            channels of a group times kernel area.
         dense_gmacs: Rate of convolutions with kernels above 1x1, 10^9 MAC/s.
-        pointwise_gmacs: Rate of 1x1 convolutions and matrix products, 10^9 MAC/s.
+        winograd_gain: Factor on `dense_gmacs` for 3x3 kernels of stride 1.
+        pointwise_gmacs: Rate of 1x1 convolutions, 10^9 MAC/s.
+        matrix_gmacs: Rate of matrix products on single pixels, 10^9 MAC/s.
         depthwise_gmacs: Rate of depthwise convolutions, 10^9 MAC/s.
+        tile_channels: Output channels' worth of work that loading a tile of input costs.
         bandwidth_gbs: Effective memory bandwidth, 10^9 byte/s.
         channel_step: Channels are padded to multiples of this.
+        pixel_step: Output pixels (of all images together) are padded to multiples of this.
     """
 
     launch_us: float
+    op_launch_us: float
     depth_ns: float
     dense_gmacs: float
+    winograd_gain: float
     pointwise_gmacs: float
+    matrix_gmacs: float
     depthwise_gmacs: float
+    tile_channels: float
     bandwidth_gbs: float
     channel_step: int
+    pixel_step: int
+
+
+RATES = ("dense_gmacs", "pointwise_gmacs", "matrix_gmacs", "depthwise_gmacs")
+"""The coefficients that scale with the arithmetic of a precision."""
 
 
 @dataclass(frozen=True, slots=True)
 class EnergyCoefficients:
-    """Dynamic energy on top of idle power x time.
+    """Energy beyond idle power x time, at the reference clocks.
 
     Args:
-        pj_per_mac: Energy of one MAC by precision.
+        measured_at: The measuring point all figures of the profile refer to.
+        pj_per_mac: Energy of one MAC by executed precision.
         pj_per_byte: Energy of one byte moved.
-        busy_w: Power added while the GPU is busy at the reference clocks, whatever it does.
-        offset_w: Power of what stands between the measuring point and the module.
-        measured_at: The measuring point the figures refer to.
+        busy_w: Power added while an inference runs, whatever it does.
+        clock_exponent: Dynamic energy grows with (GPU clock)^this: higher clocks need more volts.
+        host_us: Host time of one batch at the reference clock, during which the GPU idles.
+        host_us_per_image: Host time of one image.
+        host_ns_per_value: Host time of one input value.
     """
 
+    measured_at: str
     pj_per_mac: Mapping[int, float]
     pj_per_byte: float
     busy_w: float
-    offset_w: float
-    measured_at: str
+    clock_exponent: float
+    host_us: float
+    host_us_per_image: float
+    host_ns_per_value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """How far predictions of one precision may be off.
+
+    Args:
+        log_width: 90 % of |log(measured / predicted)| lie below this.
+        calibrated: Whether measurements of this precision were fitted.
+        gmacs: Smallest and largest network (10^9 MACs of a batch) that was fitted.
+    """
+
+    log_width: float
+    calibrated: bool
+    gmacs: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class PatternGain:
+    """What a runtime that executes a sparsity pattern gains from it.
+
+    Args:
+        speedup: Time of the dense layer over time of the sparse one.
+        energy_share: Energy of the sparse layer over energy of the dense one.
+        source: Where the figures were published.
+    """
+
+    speedup: float
+    energy_share: float
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,31 +145,33 @@ class DeviceProfile:
         name: Such as `jetson-tx2`.
         description: Board, runtime and origin of the figures, for people.
         default_power_mode: Key of `power_modes`.
-        power_modes: Clocks by name.
         reference_mode: The mode whose clocks the coefficients refer to.
+        power_modes: Clocks by name.
         baseline_bits: Precision that relative budgets refer to: 16 on Jetson, 32 on a CPU.
         granule: Channel multiple below which pruning gains nothing.
         patterns: Sparsity pattern -> how the runtime treats it.
+        pattern_gains: Sparsity pattern -> gain, for the executed ones.
         coefficients: Executed precision in bits -> fitted numbers.
         traffic: Share of its bytes that an op of each kind moves; the rest is fused away.
         fixed_us: Time of one inference beyond its layers, at the reference clocks.
         energy: Fitted energy numbers.
-        residual_sigma: Spread of log(measured / predicted) over the calibration rows.
+        intervals: Executed precision in bits -> expected error.
     """
 
     name: str
     description: str
     default_power_mode: str
-    power_modes: Mapping[str, PowerMode]
     reference_mode: str
+    power_modes: Mapping[str, PowerMode]
     baseline_bits: int
     granule: int
     patterns: Mapping[str, Execution]
+    pattern_gains: Mapping[str, PatternGain]
     coefficients: Mapping[int, Coefficients]
     traffic: Mapping[str, float]
     fixed_us: float
     energy: EnergyCoefficients
-    residual_sigma: float
+    intervals: Mapping[int, Interval]
 
     def execution(self, weight_bits: int, act_bits: int, pattern: str = "dense") -> Execution:
         """Say how the runtime treats a layer of these bits and this pattern.
@@ -141,16 +198,30 @@ class DeviceProfile:
     def mode(self, name: str | None) -> PowerMode:
         """Return a power mode, the default one for None.
 
+        nvpmodel's names (`MODE_15W_2CORE` for `15W`) and explicit clocks (`828.75@1600`, MHz of
+        GPU and memory, with the host clock and idle power of the nearest mode) are understood.
+
         Raises:
             InputError: The device has no mode of that name.
         """
-        wanted = self.default_power_mode if name is None else name
-        if wanted not in self.power_modes:
-            raise InputError(
-                f"{self.name} has no power mode {wanted!r}.",
-                f"It has: {', '.join(self.power_modes)}.",
-            )
-        return self.power_modes[wanted]
+        wanted = (self.default_power_mode if name is None else name).upper()
+        if wanted in self.power_modes:
+            return self.power_modes[wanted]
+        if match := re.fullmatch(r"(\d+(?:\.\d+)?)@(\d+(?:\.\d+)?)", wanted):
+            gpu, emc = float(match[1]), float(match[2])
+            near = min(self.power_modes.values(), key=lambda mode: abs(mode.gpu_mhz - gpu))
+            if 0 < gpu <= 10_000 and 0 < emc <= 10_000:
+                return replace(near, gpu_mhz=gpu, emc_mhz=emc)
+        prefixes = [key for key in self.power_modes
+                    if wanted.removeprefix("MODE_").startswith(f"{key}_")]  # fmt: skip
+        if prefixes:
+            return self.power_modes[max(prefixes, key=len)]
+        if (bare := wanted.removeprefix("MODE_")) in self.power_modes:
+            return self.power_modes[bare]
+        raise InputError(
+            f"{self.name} has no power mode {name!r}.",
+            f"It has: {', '.join(self.power_modes)}.",
+        )
 
 
 def shipped_profiles() -> tuple[str, ...]:
@@ -171,39 +242,57 @@ def load_profile(name_or_path: str | Path) -> DeviceProfile:
             f"No device profile {text!r}.",
             f"Give one of {', '.join(shipped_profiles())}, or the path of a profile YAML.",
         )
+    return profile_from_dict(read_profile_yaml(path), str(path))
+
+
+def read_profile_yaml(path: Path) -> dict[str, Any]:
+    """Read a profile's YAML; a profile `based_on` a shipped one overrides its entries.
+
+    Raises:
+        InputError: The file is not a readable YAML mapping.
+    """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not readable YAML ({error}).") from error
-    return profile_from_dict(content, str(path))
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is not a device profile: a YAML mapping was expected.")
+    base = content.pop("based_on", None)
+    if base is None:
+        return content
+    if base not in shipped_profiles() or base == path.stem:
+        raise InputError(f"{path} is based on {base!r}, which is no shipped profile.")
+    return read_profile_yaml(DEVICES / f"{base}.yaml") | content
 
 
-def profile_from_dict(content: Any, origin: str) -> DeviceProfile:
+def profile_from_dict(content: Mapping[str, Any], origin: str) -> DeviceProfile:
     """Build a profile from the content of its YAML file.
 
     Raises:
         InputError: A key is missing, unknown or of the wrong kind.
     """
+    known = {field.name for field in fields(DeviceProfile)}
+    if unknown := set(content) - known - NOTES:
+        raise InputError(f"{origin}: unknown keys {', '.join(sorted(unknown))}.")
     try:
-        known = {field.name for field in fields(DeviceProfile)}
-        if unknown := set(content) - known - {"sources", "fit"}:
-            raise InputError(f"{origin}: unknown keys {', '.join(sorted(unknown))}.")
         values = {key: content[key] for key in known}
-        values["power_modes"] = {
-            str(key): PowerMode(**mode) for key, mode in content["power_modes"].items()
-        }
-        values["coefficients"] = {
-            int(bits): Coefficients(**numbers) for bits, numbers in content["coefficients"].items()
-        }
+        values["power_modes"] = _each(content["power_modes"], str, PowerMode)
+        values["coefficients"] = _each(content["coefficients"], int, Coefficients)
+        values["pattern_gains"] = _each(content["pattern_gains"], str, PatternGain)
+        values["intervals"] = _each(content["intervals"], int, Interval)
         values["energy"] = EnergyCoefficients(**content["energy"])
         profile = DeviceProfile(**values)
+        _check(profile, origin)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"{origin} is not a device profile: {type(error).__name__}: {error}.",
             "Compare with the files in hw_models/devices.",
         ) from error
-    _check(profile, origin)
     return profile
+
+
+def _each(content: Mapping[Any, Any], key: Callable[[Any], Any], value: Callable[..., Any]) -> Any:
+    return {key(name): value(**numbers) for name, numbers in content.items()}
 
 
 def _check(profile: DeviceProfile, origin: str) -> None:
@@ -211,7 +300,15 @@ def _check(profile: DeviceProfile, origin: str) -> None:
         raise InputError(f"{origin}: power_modes lacks {', '.join(sorted(missing))}.")
     if set(profile.coefficients) - set(PRECISIONS) or not profile.coefficients:
         raise InputError(f"{origin}: coefficients must be given for some of {PRECISIONS} bits.")
+    if set(profile.intervals) != set(profile.coefficients):
+        raise InputError(f"{origin}: intervals and coefficients must name the same precisions.")
     if set(profile.patterns) != set(PATTERNS):
         raise InputError(f"{origin}: patterns must name each of {', '.join(PATTERNS)}.")
     if set(profile.traffic) != set(OP_KINDS):
         raise InputError(f"{origin}: traffic must name each of {', '.join(OP_KINDS)}.")
+    positive: tuple[Coefficients | PowerMode, ...] = (
+        *profile.coefficients.values(), *profile.power_modes.values()
+    )  # fmt: skip
+    for numbers in positive:
+        if any(not getattr(numbers, field.name) >= 0 for field in fields(numbers)):
+            raise InputError(f"{origin}: clocks, powers and coefficients must not be negative.")

@@ -223,7 +223,7 @@ class WorkloadBatch:
     def size(self) -> int:
         """Number of variants N."""
         arrays = [*_arrays(self.convs, CONV_FIELDS), *_arrays(self.others, OP_FIELDS)]
-        return max(array.shape[0] for array in arrays)
+        return max(len(array) for array in arrays)
 
     def rows(self, first: int, last: int) -> WorkloadBatch:
         """Return the variants first..last-1 (views; broadcast axes stay broadcast)."""

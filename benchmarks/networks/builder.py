@@ -74,9 +74,7 @@ class Net:
         self, x: Tensor, kernel: int = 3, stride: int = 1, activation: str | None = None
     ) -> Tensor:
         """Convolve every channel on its own."""
-        return self.conv(
-            x, x.channels, kernel, stride, groups=x.channels, activation=activation
-        )
+        return self.conv(x, x.channels, kernel, stride, groups=x.channels, activation=activation)
 
     def transposed(self, x: Tensor, channels: int, kernel: int, stride: int) -> Tensor:
         """Convolve transposed: every input pixel meets the whole kernel."""

@@ -79,9 +79,7 @@ def _inception_v2_block(
     )
 
 
-def _inception_v2_reduction(
-    net: Net, x: Tensor, b: tuple[int, int], c: tuple[int, int]
-) -> Tensor:
+def _inception_v2_reduction(net: Net, x: Tensor, b: tuple[int, int], c: tuple[int, int]) -> Tensor:
     return net.concat(
         net.conv(net.conv(x, b[0], 1), b[1], 3, 2),
         net.conv(net.conv(net.conv(x, c[0], 1), c[1], 3), c[1], 3, 2),
