@@ -15,7 +15,8 @@ from typing import Annotated, Any
 
 import typer
 from click.exceptions import ClickException
-from hw_models.cli import add_commands
+
+# from hw_models.cli import add_commands
 from rich.console import Console
 
 from hw_models.errors import InputError, ParetrimError
@@ -27,9 +28,10 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-add_commands(app)
+# add_commands(app)
 
 INTERRUPTED = 130
+LOG_WIDTH = 130  # of tables where standard output is no terminal
 
 
 @app.callback()
@@ -113,7 +115,7 @@ def search(
     from search.run import new_search, resume_search
 
     given = {key: value for key, value in given.items() if value is not None}
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH, highlight=False)
     if resume is not None:
         resume_search(resume, given, console)
     else:

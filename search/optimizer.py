@@ -27,7 +27,7 @@ Objectives = npt.NDArray[np.float64]
 FAILED = 1e9
 
 
-class StepMutation(Mutation):  # type: ignore[misc]
+class StepMutation(Mutation):
     """Move about two variables of a genome by one or two levels.
 
     A compressed net dies when many variables jump at once, so steps are few and small.
@@ -46,7 +46,7 @@ class StepMutation(Mutation):  # type: ignore[misc]
         return np.clip(X + moved * steps, problem.xl, problem.xu).astype(np.int64)
 
 
-class NewGenomes(DuplicateElimination):  # type: ignore[misc]
+class NewGenomes(DuplicateElimination):
     """Let each genome through once in a run.
 
     Args:

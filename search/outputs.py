@@ -172,15 +172,26 @@ def front_table(problem: Problem, result: Result) -> Table:
     return table
 
 
-def describe_pick(limit: Limits, point: Point | None, dense: Point, exported: float | None) -> str:
+def advice(result: Result) -> str:
+    """Say what else would help, if that is plain to see."""
+    picks = [point for limit in result.limits if (point := result.pick(limit)) is not None]
+    if not any(beats_stock(point, result.dense) is False for point in picks):
+        return ""
+    sizes = ",".join(str(point.candidate.imgsz) for point in result.dense)
+    return f"A smaller input alone does as well here: let it vary with --imgsz {sizes}."
+
+
+def describe_pick(result: Result, limit: Limits) -> str:
     """Say in one line what was found for a budget."""
+    point, dense = result.pick(limit), result.dense[0]
     if point is None:
         floor = "" if limit.map50_95 is None else f" with mAP50-95 of at least {limit.map50_95:.3f}"
         return f"{limit.text}: no point{floor} within all budgets"
-    ratio = point.cost.latency_ms / dense.cost.latency_ms
+    exported = result.exported.get(point.id)
     file = "" if exported is None else f", exported file {exported:.3f}"
+    already = " (met by the dense model already)" if limit.met_by(dense.cost, dense.score) else ""
     return (
-        f"{limit.text}: {point.id}, mAP50-95 {accuracy(point.score):.3f}{file} "
+        f"{limit.text}{already}: {point.id}, mAP50-95 {accuracy(point.score):.3f}{file} "
         f"(dense {accuracy(dense.score):.3f}) at {point.cost.latency_ms:.2f} ms predicted, "
-        f"{ratio:.0%} of dense"
+        f"{point.cost.latency_ms / dense.cost.latency_ms:.0%} of dense"
     )

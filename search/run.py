@@ -15,16 +15,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from evaluators.evaluator import SUBSET_IMAGES
 from pydantic import ValidationError
 from rich.console import Console
 
+from evaluators.evaluator import SUBSET_IMAGES
 from hw_models.errors import InputError
 from search.actors import InProcessPool, Pool, RayPool
 from search.deliver import deliver
 from search.front import Point
 from search.ledger import Ledger, Task
-from search.outputs import Result, describe_pick, front_table, write_outputs
+from search.outputs import Result, advice, describe_pick, front_table, write_outputs
 from search.problem import Problem, accuracy, prepare
 from search.progress import logging_to, progress_bar, start_logging
 from search.report import write_report
@@ -141,7 +141,7 @@ def _search(problem: Problem, session: Session, run: RunFolder) -> Result:
         front = name_points(problem, list(points.values()))
         write_outputs(run, problem, Result(tuple(front), tuple(dense), limits, {}))
         log.warning(
-            "interrupted: %s holds the front so far, mAP on %d images only; continue with --resume %s",
+            "interrupted: %s holds the front so far, mAP on %d images; go on with --resume %s",
             run.front,
             SUBSET_IMAGES,
             run.path,
@@ -208,8 +208,8 @@ def _show(
     """Print the front, the pick for each budget and where everything lies."""
     console.print(front_table(problem, result))
     for limit in result.limits:
-        point = result.pick(limit)
-        exported = None if point is None else result.exported.get(point.id)
-        console.print(describe_pick(limit, point, result.dense[0], exported), style="bold")
+        console.print(describe_pick(result, limit), style="bold")
+    if hint := advice(result):
+        console.print(hint)
     console.print(f"Report:  {run.report}", f"Models:  {run.path / 'models'}", sep="\n")
     console.print(f"Took {seconds:.0f} s. Latencies are predicted, none was measured.")

@@ -126,8 +126,8 @@ def greedy_walk(table: Sequence[Floats], latency: Latency, start_V: Genomes) -> 
         saves = saved_N > 1e-9
         if not saves.any():
             return
-        price_N = np.where(saves, (lost_N + 1e-9) / np.where(saves, saved_N, 1.0), np.inf)
-        best = int(price_N.argmin())
+        price_N = np.where(saves, lost_N / np.where(saves, saved_N, 1.0), np.inf)
+        best = int(price_N.round(12).argmin())  # of equal prices the smallest step
         current_V, current_ms = steps_NV[best], float(costs_N[best])
 
 

@@ -8,9 +8,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+)
 
 from evaluators.score import Score
 from hw_models.cost import Cost
@@ -18,7 +25,9 @@ from hw_models.errors import InputError
 
 METHODS = ("paretrim", "nsga2", "uniform")
 
-# unit -> (dimension, factor to ms / mJ / bytes)
+Dimension = Literal["latency", "energy", "size"]
+
+# Factors to ms, mJ and bytes.
 _UNITS = {
     "latency": {"us": 1e-3, "ms": 1.0, "s": 1e3},
     "energy": {"uj": 1e-3, "mj": 1.0, "j": 1e3},
@@ -47,7 +56,7 @@ class Budget:
         return self.value * dense if self.relative else self.value
 
 
-def parse_budget(text: str, dimension: Literal["latency", "energy", "size"]) -> Budget:
+def parse_budget(text: str, dimension: Dimension) -> Budget:
     """Read `30ms`, `0.2J`, `5MB` or `75%`.
 
     Raises:
@@ -87,18 +96,6 @@ def parse_duration_s(text: str) -> float:
     return float(match[1]) * factors[match[2].lower()]
 
 
-def _budget_field(dimension: Literal["latency", "energy", "size"]) -> Any:
-    def read(value: object) -> object:
-        return parse_budget(value, dimension) if isinstance(value, str) else value
-
-    return Annotated[Budget, BeforeValidator(read), PlainSerializer(lambda budget: budget.text)]
-
-
-LatencyBudget = _budget_field("latency")
-EnergyBudget = _budget_field("energy")
-SizeBudget = _budget_field("size")
-
-
 class Settings(BaseModel):
     """Everything that decides the result of a run; written to `study.yaml`.
 
@@ -113,9 +110,9 @@ class Settings(BaseModel):
     imgsz: tuple[int, ...] = ()
     target: str = "jetson-tx2"
     power_mode: str | None = None
-    latency: tuple[LatencyBudget, ...] = Field(min_length=1)  # type: ignore[valid-type]
-    energy: EnergyBudget | None = None  # type: ignore[valid-type]
-    size: SizeBudget | None = None  # type: ignore[valid-type]
+    latency: tuple[Budget, ...] = Field(min_length=1)
+    energy: Budget | None = None
+    size: Budget | None = None
     max_drop: float | None = Field(default=None, ge=0, le=1)
     method: Literal["paretrim", "nsga2", "uniform"] = "paretrim"
     prune: str = "energy"
@@ -127,6 +124,21 @@ class Settings(BaseModel):
     actors: int | None = Field(default=None, ge=0)
     seed: int = Field(default=0, ge=0)
     trust_checkpoint: bool = False
+
+    @field_validator("latency", "energy", "size", mode="before")
+    @classmethod
+    def _read_budgets(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, str):
+            return parse_budget(value, cast("Dimension", info.field_name))
+        if isinstance(value, (list, tuple)):
+            return tuple(cls._read_budgets(item, info) for item in value)
+        return value
+
+    @field_serializer("latency", "energy", "size")
+    def _write_budgets(self, value: tuple[Budget, ...] | Budget | None) -> object:
+        if isinstance(value, tuple):
+            return [budget.text for budget in value]
+        return value and value.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +182,8 @@ def resolve_limits(settings: Settings, dense: Cost) -> tuple[Limits, ...]:
         settings: The user's options.
         dense: Cost of the dense model at its largest input size and baseline precision.
     """
-    energy = settings.energy and settings.energy.resolve(dense.energy_mj)
-    size = settings.size and settings.size.resolve(dense.size_bytes)
+    energy = None if settings.energy is None else settings.energy.resolve(dense.energy_mj)
+    size = None if settings.size is None else settings.size.resolve(dense.size_bytes)
     limits = [
         Limits(budget.text, budget.resolve(dense.latency_ms), energy, size)
         for budget in settings.latency

@@ -65,11 +65,7 @@ def render_page(picture: bytes, problem: Problem, result: Result) -> str:
     rows = front_rows(problem, result)
     picked = {p.id for limit in result.limits if (p := result.pick(limit)) is not None}
     settings = problem.settings.model_dump(mode="json", exclude_defaults=True)
-    sentences = [
-        describe_pick(limit, point, result.dense[0], point and result.exported.get(point.id))
-        for limit in result.limits
-        for point in [result.pick(limit)]
-    ]
+    sentences = [describe_pick(result, limit) for limit in result.limits]
     return _PAGE.substitute(
         title=escape(f"Compressed {problem.settings.weights} on {problem.settings.target}"),
         target=escape(problem.settings.target),

@@ -70,7 +70,7 @@ def _mark_budgets(axes: Any, result: Result) -> None:
         if limit.latency_ms <= edge:
             axes.axvline(limit.latency_ms, color=RED, linewidth=0.8, linestyle=":")
             axes.text(
-                limit.latency_ms, 0.01, f" {limit.text}", color=RED, fontsize=8,
+                limit.latency_ms, 0.99, f" {limit.text}", color=RED, fontsize=8, va="top",
                 transform=axes.get_xaxis_transform(),
             )  # fmt: skip
     picks = {p.id: p for limit in result.limits if (p := result.pick(limit)) is not None}
