@@ -44,6 +44,7 @@ class DenseAtSize:
 
     def batches(self, images: int) -> Iterator[Tensor]:
         """Yield the first validation images as inputs [B, 3, S, S] in 0..1."""
+        images = min(images, len(self.validation))
         for start in range(0, images, BATCH):
             part = slice(start, min(start + BATCH, images))
             if part.stop > self.kept_images:

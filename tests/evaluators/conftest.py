@@ -7,9 +7,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from evaluators.annotations import Annotation
 from evaluators.dataset import Dataset
+
+torch.set_num_threads(1)  # as an actor has; several threads on few busy cores wait for each other
 
 NAMES = ("square", "disc")
 
