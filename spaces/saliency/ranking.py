@@ -43,7 +43,7 @@ def rank(detector: Detector, network: Network, criterion: str = "energy") -> dic
         For each group, its channels from the most to the least important; ties in their order.
 
     Raises:
-        InputError: There is no such criterion.
+        InputError: There is no such criterion, or it cannot order this model's channels.
     """
     score = CRITERIA.get(criterion)
     if score is None:

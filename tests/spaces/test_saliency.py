@@ -1,0 +1,109 @@
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import quad
+from torch import nn
+from ultralytics.nn.modules import Conv
+
+from hw_models.errors import InputError
+from spaces.groups import Network
+from spaces.model import Detector
+from spaces.saliency import CRITERIA, rank
+from spaces.saliency.bn_gamma import bn_gamma
+from spaces.saliency.energy import activation_energy, energy
+from spaces.saliency.norm import l1, l2
+
+
+@pytest.fixture
+def block() -> Conv:
+    """Two channels of one input channel and a 1x1 kernel, to be computed by hand."""
+    block = Conv(1, 2, 1).requires_grad_(False).eval()
+    block.conv.weight[:] = torch.tensor([3.0, -1.0]).view(2, 1, 1, 1)
+    block.bn.weight[:] = torch.tensor([-0.5, 2.0])
+    block.bn.bias[:] = torch.tensor([-4.0, 1.0])
+    return block
+
+
+def test_norms_are_those_of_the_filters(block: Conv) -> None:
+    block.conv = nn.Conv2d(4, 2, 1).requires_grad_(False)
+    block.conv.weight[:] = torch.tensor([[1.0, -2, 2, 4], [0, 3, 0, -4]]).view(2, 4, 1, 1)
+    assert l1(block).tolist() == [9, 7]
+    assert l2(block).tolist() == [5, 5]
+
+
+def test_bn_gamma_is_its_size(block: Conv) -> None:
+    assert bn_gamma(block).tolist() == [0.5, 2.0]
+
+
+def test_bn_gamma_refuses_a_model_without_scales(block: Conv) -> None:
+    block.bn.weight[:] = 1.0005
+    with pytest.raises(InputError, match=r"cannot order .* got 2 times 1.0005") as caught:
+        bn_gamma(block)
+    assert "use the criterion energy" in caught.value.hint
+
+
+def test_energy_is_the_mean_square_of_the_activation(block: Conv) -> None:
+    def integrand(z: float, mean: float, deviation: float) -> float:
+        density = math.exp(-(((z - mean) / deviation) ** 2) / 2) / deviation / math.sqrt(math.tau)
+        return (z / (1 + math.exp(-z))) ** 2 * density
+
+    exact = [quad(integrand, -12, 12, args)[0] for args in ((-4.0, 0.5), (1.0, 2.0))]
+    assert energy(block).tolist() == pytest.approx(exact, rel=1e-6)
+
+
+def test_energy_of_relu_in_closed_form() -> None:
+    """For mean 0, half of the distribution passes: E = deviation^2 / 2."""
+    found = activation_energy(nn.ReLU(inplace=True), torch.zeros(2), torch.tensor([1.0, 3.0]))
+    assert found.tolist() == pytest.approx([0.5, 4.5], rel=1e-6)
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_every_criterion_orders_every_group(
+    u_detector: Detector, u_network: Network, criterion: str
+) -> None:
+    before = u_detector.digest
+    ranking = rank(u_detector, u_network, criterion)
+    assert ranking.keys() == {group.name for group in u_network.groups}
+    for group in u_network.groups:
+        assert np.array_equal(np.sort(ranking[group.name]), np.arange(group.size))
+    assert u_detector.digest == before
+    again = rank(u_detector, u_network, criterion)
+    assert all(np.array_equal(again[name], order) for name, order in ranking.items())
+
+
+def test_members_of_a_group_have_the_same_say(u_detector: Detector, u_network: Network) -> None:
+    """A shortcut's channels are written by two convolutions; the scale of one means nothing."""
+    first, second = u_network.groups[2].members
+    detector = copy.deepcopy(u_detector)
+    detector.net.get_submodule(first).weight *= 1000.0
+    scores = [
+        (score / score.mean()).numpy()
+        for score in (l2(u_detector.net.get_submodule(name[:-5])) for name in (first, second))
+    ]
+    expected = np.argsort(-(scores[0] + scores[1]), kind="stable")
+    for model in (u_detector, detector):
+        assert rank(model, u_network, "l2")["model.2.cv1"].tolist() == expected.tolist()
+
+
+def test_silent_channels_come_last(u_detector: Detector, u_network: Network) -> None:
+    detector = copy.deepcopy(u_detector)
+    norm = detector.net.get_submodule("model.0.bn")
+    norm.bias[3], norm.weight[3] = -12.0, 1.4  # a large gamma, but SiLU lets nothing through
+    assert rank(detector, u_network, "energy")["model.0"][-1] == 3
+    assert rank(detector, u_network, "bn-gamma")["model.0"][-1] != 3
+
+
+def test_channels_that_all_score_nothing_keep_their_order(
+    u_detector: Detector, u_network: Network
+) -> None:
+    detector = copy.deepcopy(u_detector)
+    detector.net.get_submodule("model.0.conv").weight.zero_()
+    assert rank(detector, u_network, "l1")["model.0"].tolist() == list(range(16))
+
+
+def test_unknown_criterion_is_refused(u_detector: Detector, u_network: Network) -> None:
+    with pytest.raises(InputError, match="Unknown pruning criterion 'size'; expected one of l1"):
+        rank(u_detector, u_network, "size")
