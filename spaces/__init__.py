@@ -6,7 +6,9 @@
 | `checkpoint` | reads `.pt` files without running anything in them |
 | `architecture`, `classic` | model dictionaries, and the networks built from them |
 | `trace`, `groups` | layers and shapes; channels that must be removed together |
+| `ignore` | which layers a user wants left alone |
 | `space`, `candidate` | the variables of a search, and one point of it |
+| `axis`, `shapes` | variables of one kind; many candidates as workloads |
 | `saliency` | which channels matter most |
 | `compress` | a really smaller network of a candidate |
 | `quantization` | fewer bits for weights and activations |

@@ -2,10 +2,11 @@
 
 Every output channel of every convolution is a *source*, numbered in execution order. What a
 tensor consists of is then one array: the source of each of its channels (`IMAGE` for the
-picture's own). Batch norm, activations, pooling and resizing keep it, a concatenation joins it,
-an addition keeps that of its first operand (its operands have the same channels for ever, see
-`spaces.groups`). With it the channels read and written by each step are known for every choice of
-kept channels, without running anything again.
+picture's own). Batch norm, activations, pooling and resizing keep it, and a concatenation joins
+it. An addition keeps that of its first operand: both have the same channels for ever, see
+`spaces.groups`, and as runtimes add while they write the one, the other is all that is read.
+With it the channels read and written by each step are known for every choice of kept channels,
+without running anything again.
 
 Tensors whose channels are no longer in axis 1 of four (the reshaped maps inside a Detect head)
 have no sources; what happens to them is the decoding of boxes, noted as one `decode` op for each
@@ -57,6 +58,9 @@ _OPS: dict[Any, OpKind] = {
     _aten.mish_.default: "activation",
     _aten.sigmoid.default: "activation",
 }
+
+_JOINS = (_aten.cat.default, _aten.add.Tensor, _aten.add_.Tensor)
+"""Ops that read all of their tensors alike."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -187,33 +191,30 @@ class _Recorder(TorchDispatchMode):
     ) -> Any:
         output = func(*args, **(kwargs or {}))
         result = output[0] if isinstance(output, (tuple, list)) and output else output
-        inputs = args[0] if func is _aten.cat.default else args[:2]
-        flows = [self._flow(value) for value in inputs if isinstance(value, Tensor)]
-        if not flows or not isinstance(result, Tensor) or result.ndim != 4:
-            return output
-        self._follow(func, inputs, flows, result)
+        values = args[0] if func is _aten.cat.default else args[:2]
+        inputs = [value for value in values if isinstance(value, Tensor)]
+        if inputs and isinstance(result, Tensor) and result.ndim == 4:
+            self._follow(func, inputs, result)
         return output
 
-    def _flow(self, tensor: Tensor) -> _Flow | None:
-        return self._flows.get(tensor) if tensor.ndim == 4 else None
-
-    def _follow(self, func: Any, inputs: Any, flows: list[_Flow | None], result: Tensor) -> None:
+    def _follow(self, func: Any, inputs: list[Tensor], result: Tensor) -> None:
+        """Note what an op did to the tensors that it read first."""
+        flows = [self._flows.get(tensor) for tensor in inputs]
         known = [flow for flow in flows if flow is not None]
-        kind = _OPS.get(func)
-        if not known or (kind in ("concat", "add") and len(known) < len(inputs)):
+        joins = func in _JOINS and len(inputs) > 1
+        if not known or (joins and None in flows):
             return
+        kind = _OPS.get(func) if joins or func not in _JOINS else None
         sources = known[0].sources
-        read = np.concatenate([flow.sources for flow in known])
         if kind == "concat":
-            sources = read
+            sources = np.concatenate([flow.sources for flow in known])
         if len(sources) != result.shape[1]:
             return
         steps = frozenset[int]().union(*(flow.steps for flow in known))
         if kind is not None:
-            first = inputs[0]
             steps |= {len(self._steps)}
-            op = self._op(kind, len(read), first.shape[-2:], result)
-            self._note(op, read, sources)
+            op = self._op(kind, len(sources), inputs[0].shape[-2:], result)
+            self._note(op, sources, sources)
         self._flows[result] = _Flow(sources, steps)
 
     def _op(self, kind: OpKind, channels: int, size: torch.Size, result: Tensor) -> OtherOp:

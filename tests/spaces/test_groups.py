@@ -78,7 +78,7 @@ def test_widths_follow_concatenations_and_shortcuts(u_network: Network) -> None:
     assert reads[at["model.9.cv2.conv"]] == 4 * 40
     assert writes[at["model.9.m.pool2"]] == 40
     assert writes[at["model.2.m.0.cv2.conv"]] == 8
-    assert reads[at["model.2.m.0.add"]] == 2 * 8
+    assert reads[at["model.2.m.0.add"]] == 8
     assert reads[at["model.2.cv3.conv"]] == 8 + 16
 
 

@@ -58,7 +58,7 @@ def test_ops_have_the_shapes_of_the_model(u_detector: Detector) -> None:
     assert ops["model.9.m.pool"] == OtherOp("model.9.m.pool", "pool", 128, 128, 8, 8, 8, 8)
     assert ops["model.9.concat"] == OtherOp("model.9.concat", "concat", 512, 512, 8, 8, 8, 8)
     assert ops["model.11.resize"] == OtherOp("model.11.resize", "resize", 128, 128, 8, 8, 16, 16)
-    assert ops["model.2.m.0.add"] == OtherOp("model.2.m.0.add", "add", 32, 16, 64, 64, 64, 64)
+    assert ops["model.2.m.0.add"] == OtherOp("model.2.m.0.add", "add", 16, 16, 64, 64, 64, 64)
     assert ops["decode.2"] == OtherOp("decode.2", "decode", 64 + 80, 84, 8, 8, 8, 8)
 
 
