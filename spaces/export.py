@@ -44,7 +44,7 @@ from spaces.quantization.grid import (
     largest_integer,
 )
 from spaces.quantization.sharing import shared_inputs
-from spaces.quantization.simulate import find_convolution
+from spaces.quantization.simulate import find_convolution, remove_input_rounding
 
 OPSET = 17  # TensorRT 8.5, the last for Jetson Xavier, reads up to this one
 INT4_OPSET = 21  # the first with 4-bit integers
@@ -89,7 +89,8 @@ def export_onnx(
     Names, input size and the writing version are in the file's metadata.
 
     Args:
-        detector: Dense or sliced, not yet quantised.
+        detector: Dense or sliced. Where `quantize` has been applied to it with the same bits, what
+            it computes is written, for few-bit weights are on their own grid again.
         imgsz: Rows and columns of the input in pixels.
         path: The file to write.
         bits: (weight_bits, act_bits) by convolution: 2 to 8, 16 (weights stored as float16) or 32
@@ -124,6 +125,7 @@ def export_onnx(
 def _folded(net: nn.Module) -> nn.Module:
     """Copy a network with every batch norm folded into the convolution before it."""
     net = copy.deepcopy(net).eval()
+    remove_input_rounding(net)  # becomes QuantizeLinear nodes
     for module in net.modules():
         if isinstance(module, Conv) and isinstance(module.bn, nn.BatchNorm2d):
             module.conv = fuse_conv_bn_eval(module.conv, module.bn)

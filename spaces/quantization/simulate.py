@@ -36,6 +36,7 @@ def quantize(net: nn.Module, bits: Mapping[str, tuple[int, int]], scales: Activa
 
     Weights are replaced by their rounded values; a hook rounds the input of each convolution. A
     layer that is not named, and each half of a layer at 16 bits or more, stays bit-identical.
+    Weights that were rounded before stay as they are: their largest one marks the grid.
 
     Args:
         net: Dense or sliced, batch norms not folded.
@@ -53,6 +54,14 @@ def quantize(net: nn.Module, bits: Mapping[str, tuple[int, int]], scales: Activa
             conv.weight.copy_(rounded * steps.view(-1, 1, 1, 1))
         if is_quantized(act_bits):
             conv.register_forward_pre_hook(InputRounding(scales.scale(name, act_bits), act_bits))
+
+
+def remove_input_rounding(net: nn.Module) -> None:
+    """Remove the hooks that `quantize` put on convolutions, in place."""
+    for module in net.modules():
+        hooks = module._forward_pre_hooks
+        for key in [key for key, hook in hooks.items() if isinstance(hook, InputRounding)]:
+            del hooks[key]
 
 
 def find_convolution(net: nn.Module, name: str) -> nn.Conv2d:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -92,6 +93,22 @@ def test_few_bit_weights_compute_what_is_simulated(
     export_onnx(detector, IMGSZ, path, bits)
     expected, found = outputs(simulated(detector, bits, scales), path, images)
     assert distance(found, expected) < 1e-4
+
+
+def test_a_quantised_detector_is_exported_as_it_is(
+    detector: Detector, scales: ActivationScales, tmp_path: Path, images: Tensor
+) -> None:
+    """Its batch norms may have been corrected after the weights were rounded."""
+    bits = all_layers(scales, (5, 16)) | {"model.0.conv": (5, 6)}
+    net = simulated(detector, bits, scales)
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.weight *= 0.9
+    path = tmp_path / "corrected.onnx"
+    export_onnx(dataclasses.replace(detector, net=net), IMGSZ, path, bits, scales)
+    expected, found = outputs(net, path, images)
+    assert distance(found, expected) < 1e-3
+    assert sum(node.op_type == "QuantizeLinear" for node in onnx.load(path).graph.node) == 1
 
 
 @pytest.mark.parametrize("act_bits", [8, 6, 3])

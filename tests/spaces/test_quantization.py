@@ -338,6 +338,18 @@ class TestQuantize:
         assert all(2 * less < more for less, more in pairwise(errors))
         assert errors[0] < 5e-3 * float(dense.square().mean())
 
+    @pytest.mark.parametrize("bits", ALL_BITS)
+    def test_rounding_weights_again_changes_nothing(
+        self, u_detector: Detector, u_scales: ActivationScales, bits: int
+    ) -> None:
+        net = copy.deepcopy(u_detector.net)
+        layers = {"model.3.conv": (bits, 16), "model.9.cv2.conv": (bits, 16)}
+        quantize(net, layers, u_scales)
+        once = {name: net.get_submodule(name).weight.clone() for name in layers}
+        quantize(net, layers, u_scales)
+        for name, weight in once.items():
+            torch.testing.assert_close(net.get_submodule(name).weight.data, weight)
+
     def test_copies_and_pickles_compute_the_same(
         self, u_detector: Detector, u_scales: ActivationScales, images: Tensor
     ) -> None:
