@@ -166,7 +166,9 @@ def _from_checkpoint(path: Path, trust: bool) -> Detector:
     architecture = checked(model.state.get("yaml"), origin)
     modules = dict(_modules(model, origin))
     _check_arithmetic(modules, activation_name(architecture), origin)
-    arguments = {**_mapping(model.state.get("args")), **_mapping(saved.get("train_args"))}
+    # ultralytics keeps the settings of the training in `args` or `train_args`, yolov5 in `opt`.
+    settings = (model.state.get("args"), saved.get("train_args"), saved.get("opt"))
+    arguments = {key: value for part in settings for key, value in _mapping(part).items()}
     return _assemble(
         architecture,
         _state(modules),

@@ -70,7 +70,10 @@ def find_convolution(net: nn.Module, name: str) -> nn.Conv2d:
     Raises:
         InputError: If there is none.
     """
-    module = dict(net.named_modules()).get(name)
+    try:
+        module: nn.Module | None = net.get_submodule(name)
+    except AttributeError:
+        module = None
     if not isinstance(module, nn.Conv2d):
         raise InputError(
             f"The network has no convolution {name!r}, got {type(module).__name__}.",

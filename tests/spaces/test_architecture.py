@@ -111,7 +111,9 @@ def test_building_is_reproducible_and_leaves_the_random_state_alone() -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-@pytest.mark.parametrize(("name", "width"), [("yolov5n.yaml", 16), ("yolov5s.yaml", 32)])
+@pytest.mark.parametrize(
+    ("name", "width"), [("yolov5n.yaml", 16), ("yolov5s.yaml", 32), ("yolov5n6.yaml", 16)]
+)
 def test_stock_names_choose_the_scale(name: str, width: int) -> None:
     net = build(read_yaml(Path(name)), name)
     assert net.model[0].conv.out_channels == width

@@ -122,6 +122,10 @@ def test_the_same_file_runs_when_it_is_trusted(tmp_path: Path, victim: Path, lay
             "os.path.os.system",
             lambda shell: text("os.path") + text("os.system") + b"\x93" + text(shell) + b"\x85R",
         ),
+        (  # a pickle inside the pickle, which torch would read without any restriction
+            "torch.storage._load_from_bytes",
+            lambda shell: glob("torch.storage._load_from_bytes") + text(shell) + b"\x85R",
+        ),
         ("copyreg extension", lambda shell: b"\x82\x01"),  # EXT1
         (  # BUILD on a global: would set attributes of a class
             "state of Global",

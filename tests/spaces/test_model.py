@@ -66,7 +66,7 @@ def classic_checkpoint(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setitem(sys.modules, "models.yolo", yolo)
     net.names = ["cat", "dog"]
     net.model[-1].register_buffer("anchor_grid", torch.rand(2, 1, 3, 1, 1, 2))
-    return {"ema": net, "model": None, "epoch": -1}
+    return {"ema": net, "model": None, "opt": {"imgsz": 512, "project": Path("runs")}}
 
 
 def test_a_u_checkpoint_is_loaded(u_checkpoint: dict[str, Any], tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_classic_checkpoint_of_v5_0_is_loaded(
     path = tmp_path / "classic.pt"
     torch.save(classic_checkpoint, path, _use_new_zipfile_serialization=zipped)
     detector = load_detector(path)
-    assert (detector.kind, detector.imgsz, detector.names) == ("classic", 640, ("cat", "dog"))
+    assert (detector.kind, detector.imgsz, detector.names) == ("classic", 512, ("cat", "dog"))
     assert torch.equal(run(detector.net, 96), run(classic_checkpoint["ema"], 96))
 
 
