@@ -29,6 +29,7 @@ from search.ledger import Outcome, Task
 log = logging.getLogger(__name__)
 
 PACKAGES = ("hw_models", "spaces", "evaluators", "search")
+START_S = 300.0  # longest wall time for an actor to come up
 TRIES = 2  # of one task, before it is recorded as failed
 DEATHS = 3  # in a row, times the number of actors, before the pool gives up
 
@@ -80,6 +81,9 @@ class EvaluatorActor:
         self._evaluator = build()
         self._where = f"{ray.util.get_node_ip_address()}/{os.getpid()}"
 
+    def ready(self) -> None:
+        """Answer, so that the pool knows that the actor is up."""
+
     def run(self, task: Task) -> Outcome:
         """Carry out one task."""
         return evaluate(self._evaluator, task, self._where)
@@ -87,10 +91,13 @@ class EvaluatorActor:
 
 @dataclass(slots=True)
 class _Job:
+    """What an actor is doing: a task, or, without one, starting."""
+
     actor: Any
-    task: Task
-    attempt: int
+    allowed_s: float
     deadline: float  # on the pool's clock, in seconds
+    task: Task | None = None
+    attempt: int = 0
 
 
 class RayPool:
@@ -99,7 +106,7 @@ class RayPool:
     Args:
         build: Makes the evaluator inside the actor; goes through the object store once.
         size: Number of actors; None = one a GPU where the cluster has GPUs, else one a CPU.
-        deadline_s: Longest wall time of a task, start of its actor included.
+        deadline_s: Longest wall time of a task.
         clock: Seconds that never run backwards.
 
     Raises:
@@ -123,29 +130,34 @@ class RayPool:
         self._actor_class = ray.remote(EvaluatorActor).options(
             num_cpus=min(1.0, cpus / self.size), num_gpus=min(1.0, gpus / self.size), max_restarts=0
         )
+        self._idle: list[Any] = []
         self._busy: dict[Any, _Job] = {}
-        self._idle = [self._start() for _ in range(self.size)]
         self._deaths_in_a_row = 0
+        for _ in range(self.size):
+            self._start()
 
-    def _start(self) -> Any:
-        return self._actor_class.remote(self._build, threads=1)
+    def _start(self) -> None:
+        actor = self._actor_class.remote(self._build, threads=1)
+        job = _Job(actor, START_S, self._clock() + START_S)
+        self._busy[actor.ready.remote()] = job
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
         """Yield an outcome for every task, in the order they end."""
         waiting = deque((task, 1) for task in tasks)
-        while waiting or self._busy:
+        while waiting or any(job.task is not None for job in self._busy.values()):
             while waiting and self._idle:
                 self._assign(self._idle.pop(), *waiting.popleft())
             yield from self._collect(waiting)
 
     def _assign(self, actor: Any, task: Task, attempt: int) -> None:
-        deadline = self._clock() + self._deadline_s(task)
-        self._busy[actor.run.remote(task)] = _Job(actor, task, attempt, deadline)
+        allowed_s = self._deadline_s(task)
+        job = _Job(actor, allowed_s, self._clock() + allowed_s, task, attempt)
+        self._busy[actor.run.remote(task)] = job
 
     def _collect(self, waiting: deque[tuple[Task, int]]) -> Iterator[Outcome]:
         """Wait for the next job to end or overstay, and yield what is final."""
-        patience = min(job.deadline for job in self._busy.values()) - self._clock()
-        done, _ = ray.wait(list(self._busy), num_returns=1, timeout=max(0.0, patience))
+        patience_s = min(job.deadline for job in self._busy.values()) - self._clock()
+        done, _ = ray.wait(list(self._busy), num_returns=1, timeout=max(0.0, patience_s))
         for ref in done:
             job = self._busy.pop(ref)
             try:
@@ -155,21 +167,22 @@ class RayPool:
             except RayError as error:
                 yield from self._bury(job, "crash", str(error).splitlines()[0], waiting)
             else:
-                self._deaths_in_a_row = 0
                 self._idle.append(job.actor)
-                yield outcome
+                if job.task is not None:
+                    self._deaths_in_a_row = 0
+                    yield outcome
         for ref, job in list(self._busy.items()):
             if job.deadline <= self._clock():
                 del self._busy[ref]
                 ray.kill(job.actor, no_restart=True)
-                message = f"no answer within {self._deadline_s(job.task):.0f} s"
+                message = f"no answer within {job.allowed_s:.0f} s"
                 yield from self._bury(job, "timeout", message, waiting)
 
     def _bury(
         self, job: _Job, kind: str, message: str, waiting: deque[tuple[Task, int]]
     ) -> Iterator[Outcome]:
         """Replace a dead actor; try its task again, or yield it as failed."""
-        log.warning("actor lost (%s: %s), try %d of %d", kind, message, job.attempt, TRIES)
+        log.warning("actor lost (%s: %s)", kind, message)
         self._deaths_in_a_row += 1
         if self._deaths_in_a_row >= DEATHS * self.size:
             raise DeviceError(
@@ -177,12 +190,14 @@ class RayPool:
                 f"the last with: {message}.",
                 "See the Ray logs of the node; nothing evaluated is lost: go on with --resume.",
             )
-        self._idle.append(self._start())
+        self._start()
+        if job.task is None:
+            return
         if job.attempt < TRIES:
             waiting.appendleft((job.task, job.attempt + 1))
         else:
             failed = Failed(kind, message, retryable=True)
-            yield Outcome(job.task, failed, self._deadline_s(job.task), "lost actor")
+            yield Outcome(job.task, failed, job.allowed_s, "lost actor")
 
     def close(self) -> None:
         """Kill the actors; what is in flight is dropped."""

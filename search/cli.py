@@ -152,6 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     130 interrupted.
     """
     os.environ.setdefault("YOLO_OFFLINE", "1")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the cores are for the actors
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code = app(args=arguments, standalone_mode=False)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+# Two OpenMP threads on two busy cores wait for each other most of the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("YOLO_OFFLINE", "1")
 os.environ.setdefault("YOLO_CONFIG_DIR", tempfile.mkdtemp(prefix="paretrim-yolo-"))
 
