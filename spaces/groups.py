@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch_pruning
 from torch import nn
@@ -137,9 +138,14 @@ class ChannelMap:
 
     def __call__(self, kept_NG: IntArray) -> IntArray:
         """Return the channels of each step [N, S]."""
-        # float64 is exact for counts below 2**53 and uses the fast matrix product.
-        product = kept_NG.astype(np.float64) @ self.factors.astype(np.float64)
-        return self.constant + np.rint(product).astype(np.int64)
+        # Floating-point products of matrices are fast, and exact for counts below 2**24.
+        product = kept_NG.astype(np.float32) @ self.factors.astype(np.float32)
+        product += self.constant
+        return product.astype(np.int64)
+
+    def of(self, steps: npt.NDArray[np.bool_]) -> ChannelMap:
+        """Return the map of some of the steps only."""
+        return ChannelMap(self.constant[steps], self.factors[:, steps])
 
 
 def analyse(detector: Detector, imgsz: int, ignore: Sequence[str] = ()) -> Network:

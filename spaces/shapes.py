@@ -32,28 +32,29 @@ class Shapes:
     """Turns sizes, kept channels and bits into a `WorkloadBatch`."""
 
     def __init__(self, network: Network, baseline: Bits) -> None:
-        steps = network.steps
+        is_conv = np.array([isinstance(step, ConvShape) for step in network.steps])
+        reads, writes = network.widths()
+        self._conv_widths = reads.of(is_conv), writes.of(is_conv)
+        self._op_widths = reads.of(~is_conv), writes.of(~is_conv)
+        self._convs = [step for step in network.steps if isinstance(step, ConvShape)]
+        self._others = [step for step in network.steps if isinstance(step, OtherOp)]
         self._imgsz = network.imgsz
-        self._reads, self._writes = network.widths()
-        self._convs = [step for step in steps if isinstance(step, ConvShape)]
-        self._others = [step for step in steps if isinstance(step, OtherOp)]
-        self._is_conv = np.array([isinstance(step, ConvShape) for step in steps])
         self._baseline = baseline
         # Readers of each op as layer numbers; what no layer reads has the baseline's, number L.
-        layer_of_step = np.cumsum(self._is_conv) - 1
+        layer_of_step = np.cumsum(is_conv) - 1
         readers = [
             layer_of_step[list(network.readers[index])]
             if network.readers[index]
             else np.array([len(self._convs)])
-            for index in np.flatnonzero(~self._is_conv)
+            for index in np.flatnonzero(~is_conv)
         ]
         self._readers = np.concatenate([np.zeros(0, dtype=np.int64), *readers])
         self._first_reader = np.cumsum([0, *map(len, readers)])[:-1]
 
     def batch(self, imgsz_N1: IntArray, kept_NG: IntArray, bits_NL2: IntArray) -> WorkloadBatch:
         """Return the workloads of N candidates."""
-        reads, writes = self._reads(kept_NG), self._writes(kept_NG)
-        convs, others = self._is_conv, ~self._is_conv
+        conv_reads, conv_writes = (widths(kept_NG) for widths in self._conv_widths)
+        op_reads, op_writes = (widths(kept_NG) for widths in self._op_widths)
         weight_bits, act_bits = bits_NL2[..., 0], bits_NL2[..., 1]
         one_row = np.ones((1, len(self._convs)))
         return WorkloadBatch(
@@ -62,8 +63,8 @@ class Shapes:
                 kernel=tuple(conv.kernel for conv in self._convs),
                 stride=tuple(conv.stride for conv in self._convs),
                 groups=tuple(1 if conv.groups == 1 else DEPTHWISE for conv in self._convs),
-                in_channels=reads[:, convs],
-                out_channels=writes[:, convs],
+                in_channels=conv_reads,
+                out_channels=conv_writes,
                 out_h=self._scaled([conv.out_h for conv in self._convs], imgsz_N1),
                 out_w=self._scaled([conv.out_w for conv in self._convs], imgsz_N1),
                 weight_bits=weight_bits,
@@ -74,8 +75,8 @@ class Shapes:
             OpBatch(
                 names=tuple(op.name for op in self._others),
                 kinds=tuple(op.kind for op in self._others),
-                in_channels=reads[:, others],
-                out_channels=writes[:, others],
+                in_channels=op_reads,
+                out_channels=op_writes,
                 in_h=self._scaled([op.in_h for op in self._others], imgsz_N1),
                 in_w=self._scaled([op.in_w for op in self._others], imgsz_N1),
                 out_h=self._scaled([op.out_h for op in self._others], imgsz_N1),
@@ -85,8 +86,10 @@ class Shapes:
         )
 
     def _scaled(self, sizes: list[int], imgsz_N1: IntArray) -> IntArray:
-        scaled: IntArray = np.array(sizes, dtype=np.int64) * imgsz_N1 // self._imgsz
-        return scaled
+        """Return the rows or columns of maps at other picture sizes [N, steps], or [1, steps]."""
+        different, which = np.unique(imgsz_N1[:, 0], return_inverse=True)
+        table: IntArray = np.array(sizes, dtype=np.int64) * different[:, None] // self._imgsz
+        return table if len(different) == 1 else table[which]
 
     def _op_bits(self, act_bits_NL: IntArray) -> IntArray:
         """Return the bits of each op's tensors [N, K]: the most that a layer reading it needs."""

@@ -5,8 +5,10 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from ultralytics.nn.modules import Conv, DWConv
 
 from hw_models.errors import InputError
+from hw_models.workload import DEPTHWISE
 from spaces.candidate import Candidate
 from spaces.compress import Ranking, compress, mask
 from spaces.groups import Network, analyse
@@ -169,14 +171,45 @@ def test_rankings_that_do_not_fit_are_refused(
 
 
 def test_compressing_is_fast(u_detector: Detector, u_network: Network) -> None:
-    """About 25 ms here; the best of several, as other processes share the cores."""
+    """About 25 ms of processor time; waiting for a shared core does not count."""
     candidate, ranking = drawn(u_network, 0), shuffled(u_network, 0)
     seconds = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.process_time()
         compress(u_detector, u_network, candidate, ranking)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.2
+        seconds.append(time.process_time() - start)
+    assert min(seconds) < 0.15
+
+
+class WithDepthwise(nn.Module):
+    """Four layers, the second depthwise: its channels are those of the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = Conv(3, 16, 3, 2)
+        self.second = DWConv(16, 16, 3)
+        self.third = Conv(16, 8, 1)
+        self.head = nn.Conv2d(8, 6, 1)
+        for block in (self.first, self.second, self.third):
+            nn.init.uniform_(block.bn.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.third(self.second(self.first(x)))).flatten(2)
+
+
+def test_depthwise_convolutions_follow_their_input() -> None:
+    detector = Detector(WithDepthwise().requires_grad_(False), ("a", "b"), 32)
+    detector.net.eval()
+    network = analyse(detector, 32)
+    assert network.groups[0].members == ("first.conv", "second.conv")
+    candidate, ranking = Candidate(32, (("first", 5),)), rank(detector, network, "energy")
+    sliced = compress(detector, network, candidate, ranking)
+    assert sliced.net.get_submodule("second.conv").weight.shape == (5, 1, 3, 3)
+    silenced = outputs(mask(detector, network, candidate, ranking), 32)
+    assert torch.allclose(outputs(sliced, 32), silenced, atol=1e-5)
+    space = SearchSpace(network, [32], keep_levels(network))
+    assert space.workload(candidate).convs[1].groups == 5
+    assert space.workloads(space.upper[None]).convs.groups == (1, DEPTHWISE, 1, 1)
 
 
 @pytest.mark.parametrize("name", ["yolov5s.yaml", "yolov5m.yaml"])

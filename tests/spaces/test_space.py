@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hw_models.errors import InputError
-from hw_models.workload import ConvShape, OtherOp, WorkloadBatch
+from hw_models.workload import OtherOp, WorkloadBatch
 from spaces.candidate import Candidate
 from spaces.groups import Network, analyse
 from spaces.model import Detector, load_detector
@@ -224,23 +224,6 @@ def test_impossible_genomes_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         space.workloads(spoil(np.zeros((2, len(space.upper)), dtype=np.int64)))
-
-
-def test_depthwise_layers_follow_their_input(u_network: Network) -> None:
-    """YOLOv5 has none; one layer of the n model is said to be."""
-    steps = list(u_network.steps)
-    at = next(number for number, step in enumerate(steps) if step.name == "model.2.m.0.cv2.conv")
-    assert isinstance(steps[at], ConvShape)
-    steps[at] = ConvShape("model.2.m.0.cv2.conv", 16, 16, (3, 3), (1, 1), 16, 80, 80)
-    network = Network(
-        **{
-            **{name: getattr(u_network, name) for name in u_network.__slots__},
-            "steps": tuple(steps),
-        }
-    )
-    space = SearchSpace(network, [320], keep_levels(network))
-    conv = {c.name: c for c in space.workload(Candidate(320, (("model.2.m.0.cv1", 8),))).convs}
-    assert conv["model.2.m.0.cv2.conv"].groups == 8
 
 
 def test_a_population_of_the_m_model() -> None:
