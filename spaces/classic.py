@@ -27,8 +27,6 @@ class ClassicDetect(nn.Module):
     """
 
     anchors: Tensor  # [L, a, 2] in cells
-    i: int  # the number of this layer and of its inputs, as ultralytics' models keep them
-    f: list[int]
 
     def __init__(self, classes: int, anchors: list[list[float]] | int, channels: list[int]) -> None:
         super().__init__()
@@ -83,28 +81,21 @@ class ClassicModel(BaseModel):
         self.yaml = architecture
         *rows, (sources, _, _, _) = architecture["head"]
         self.model, self.save = parse_model({**architecture, "head": rows}, ch=3, verbose=False)
-        maps = self._feature_maps(sources)
+        self.save = sorted({*self.save, *(number % len(self.model) for number in sources)})
+        self._append(nn.Identity(), sources)  # hands out what the head will read
+        with torch.no_grad():
+            maps = self.eval()(torch.zeros(1, 3, PROBE_PX, PROBE_PX))
         head = ClassicDetect(
             architecture["nc"], architecture["anchors"], [x.shape[1] for x in maps]
         )
         head.stride = torch.tensor([PROBE_PX / x.shape[-1] for x in maps])
         head.anchors /= head.stride.view(-1, 1, 1)
-        head.i, head.f = len(self.model), sources
-        self.model.append(head)
-        self.save = sorted({*self.save, *sources})
+        self.model = self.model[:-1]
+        self._append(head, sources)
         self.stride = head.stride
         initialize_weights(self)
 
-    @torch.no_grad()
-    def _feature_maps(self, sources: list[int]) -> list[Tensor]:
-        """Run the layers before the head on a probe and return the outputs numbered `sources`."""
-        self.model.eval()
-        x = torch.zeros(1, 3, PROBE_PX, PROBE_PX)
-        outputs: list[Tensor] = []
-        for module in self.model:
-            if isinstance(module.f, list):
-                x = module([x if j == -1 else outputs[j] for j in module.f])
-            else:
-                x = module(x if module.f == -1 else outputs[module.f])
-            outputs.append(x)
-        return [outputs[j] for j in sources]
+    def _append(self, module: nn.Module, sources: list[int]) -> None:
+        """Add a last layer that reads the outputs of the layers numbered `sources`."""
+        module.i, module.f = len(self.model), sources  # type: ignore[assignment]
+        self.model.append(module)

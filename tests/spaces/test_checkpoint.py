@@ -6,10 +6,13 @@ import argparse
 import contextlib
 import os
 import pickle
+import string
 import zipfile
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -108,6 +111,23 @@ def test_the_same_file_runs_when_it_is_trusted(tmp_path: Path, victim: Path, lay
     assert torch.equal(loaded["x"], torch.ones(2))
 
 
+def test_trusted_files_hold_real_objects(tmp_path: Path, layout: str) -> None:
+    formatter = string.Formatter()
+    formatter.note = {"x": torch.ones(2)}
+    content = [formatter, SimpleNamespace(a=1), Fraction(1, 3), nn.Conv2d(1, 1, 1)]
+    path = save(content, tmp_path / "a.pt", layout)
+    with pytest.raises(InputError, match=r"string\.Formatter"):
+        read_checkpoint(path)
+    made, namespace, third, conv = read_checkpoint(path, trust=True)
+    assert torch.equal(made.note["x"], torch.ones(2))
+    assert (type(made), namespace, third) == (
+        string.Formatter,
+        SimpleNamespace(a=1),
+        Fraction(1, 3),
+    )
+    assert isinstance(conv, StandIn)  # models are rebuilt, trusted or not
+
+
 @pytest.mark.parametrize(
     ("name", "opcodes"),
     [
@@ -199,6 +219,14 @@ def test_bookkeeping_of_training_runs_is_inert(tmp_path: Path, layout: str) -> N
     assert found["opt"].state == {"imgsz": 640}
     assert isinstance(found["folder"], StandIn)
     assert isinstance(found["fitness"], StandIn)
+
+
+def test_containers_of_other_classes_keep_their_items(tmp_path: Path, layout: str) -> None:
+    class_dict = b"cmodels.common\nRegistry\n)\x81(" + text("key") + b"K\x07u"
+    found = read_checkpoint(save_opcodes(class_dict, tmp_path / "a.pt", layout))
+    assert (found.origin.name, found.items) == ("Registry", [("key", 7)])
+    found = read_checkpoint(save(deque([1, 2]), tmp_path / "b.pt", layout))
+    assert (found.origin.name, found.items) == ("deque", [1, 2])
 
 
 def test_a_module_is_a_record_of_its_tensors(tmp_path: Path, layout: str) -> None:
