@@ -89,9 +89,9 @@ def _mode(device: str, origin: str, text: str) -> str:
     for mode in ("MAXP", "MAXQ", "MODE_15W", "MODE_20W"):
         if mode in text:
             return mode.removeprefix("MODE_")
-    if device == "jetson-xavier-nx":
-        return "15W"
-    return "MAXN"
+    return {"jetson-xavier-nx": "15W", "jetson-orin-nano": "15W", "jetson-orin-nx": "25W"}.get(
+        device, "MAXN"
+    )
 
 
 def _points(path: Path, known: set[str]) -> Iterator[tuple[str, dict[str, str]]]:
@@ -128,14 +128,14 @@ def _yolobench(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     letters = {"n": "d33w25", "s": "d33w5", "m": "d67w75", "l": "d1w1"}
     for index, row in enumerate(rows):
         variant, size = row["model_name"].removeprefix("yolo5").split("_")
-        yield "jetson-nano", {
+        yield "jetson-nano-yolobench", {
             "origin": "yolobench", "network": f"yolov5_{letters.get(variant, variant)}",
             "input_h": size, "input_w": size, "batch": "1", "power_mode": "MAXN",
-            "precision": "fp16", "metric": "latency_ms",
+            "precision": "fp32", "metric": "latency_ms",
             "value": f"{float(row['nano_gpu_latency']):.6g}",
             "role": "calibrate" if index < 50 else "validate",
             "source": "Deeplite/deeplite-torch-zoo:results/yolobench/merged_results.csv",
-            "note": "runtime and precision not stated",
+            "note": "runtime and precision not stated; taken as fp32",
         }  # fmt: skip
 
 

@@ -26,9 +26,11 @@ from hw_models.device import PRECISIONS, Coefficients, DeviceProfile, PowerMode
 from hw_models.errors import InputError
 from hw_models.workload import (
     DEPTHWISE,
+    OP_KINDS,
     PATTERNS,
     ConvBatch,
     OpBatch,
+    OpKind,
     Workload,
     WorkloadBatch,
 )
@@ -287,14 +289,19 @@ class Tables:
         self._log_width = np.asarray(
             [profile.intervals[bits].log_width for bits in self._bits], dtype=dtype
         )
-        self._traffic = profile.traffic
+        self._op_bytes = np.asarray(
+            [[_op_bytes(kind, profile, bits) for bits in self._bits] for kind in OP_KINDS], dtype
+        )
+        self._op_launches = np.asarray(
+            [[_op_launches(kind, bits) for bits in self._bits] for kind in OP_KINDS], dtype
+        )
         self.fixed_us = profile.fixed_us / gpu
 
         energy = profile.energy
         dynamic = gpu**energy.clock_exponent
         self._power_w = dtype(mode.idle_w + energy.busy_w * dynamic)
         self._mac_uj = np.asarray(
-            [energy.pj_per_mac[bits] * dynamic / 1e6 for bits in self._bits], dtype=dtype
+            [energy.pj_per_mac.get(bits, np.nan) * dynamic / 1e6 for bits in self._bits], dtype=dtype
         )
         self._byte_uj = dtype(energy.pj_per_byte * dynamic / 1e6)
         host = reference.cpu_mhz / mode.cpu_mhz
@@ -333,6 +340,8 @@ class Tables:
             dtype=bool,
         )
         stride = real([sh * sw for sh, sw in convs.stride])
+        # Siblings are run as one: each bears its part of what is done once.
+        part = 1 / real(convs.siblings or (1,))
         channels_in, channels_out = real(convs.in_channels), real(convs.out_channels)
         noted = real(convs.groups)
         depthwise = (noted == DEPTHWISE) | ((noted > 1) & (noted == channels_in))
@@ -351,18 +360,18 @@ class Tables:
             depthwise,
             macs,
             np.where(single, pixels, _padded(pixels, self._pixel_step[code]))
-            * (_padded(channels_out, step) + self._tile[code])
+            * (_padded(channels_out, step) + self._tile[code] * part)
             * (_padded(group_in, step) * kernel),
         )
         rate = np.where(kernel > 1, self._dense_us[code], self._pointwise_us[code])
         rate = np.where(square3, self._winograd_us[code], rate)
         rate = np.where(single & (kernel == 1), self._matrix_us[code], rate)
         compute_us = padded * np.where(depthwise, self._depthwise_us[code], rate)
-        data = (pixels * (channels_in * stride + channels_out) + weights) * self._act_bytes[code]
+        data = pixels * (channels_in * stride * part + channels_out) + weights
+        data = data * self._act_bytes[code]
         memory_us = data * self._byte_us[code]
         time_us = (
-            self._launch_us[code]
-            + self._depth_us[code] * depth
+            (self._launch_us[code] + self._depth_us[code] * depth) * part
             + np.sqrt(compute_us * compute_us + memory_us * memory_us)
         )
         energy_uj = time_us * self._power_w + macs * self._mac_uj[code] + data * self._byte_uj
@@ -381,19 +390,34 @@ class Tables:
     def others(self, ops: OpBatch, images: int | Reals) -> LayerArrays:
         """Price the other ops; every result is [N, K]."""
         real = self._real
-        share = real([self._traffic[kind] for kind in ops.kinds])
-        starts = real([kind != "add" for kind in ops.kinds])
         code = _code(ops.act_bits)
         elements = real(ops.in_channels) * real(ops.in_h) * real(ops.in_w)
         elements = elements + real(ops.out_channels) * real(ops.out_h) * real(ops.out_w)
-        data = elements * self._act_bytes[code] * share * real(images)
-        time_us = self._op_launch_us[code] * starts + data * self._byte_us[code]
+        kinds = np.asarray([OP_KINDS.index(kind) for kind in ops.kinds], dtype=np.intp)
+        data = elements * real(images) * self._op_bytes[kinds, code]
+        time_us = self._op_launch_us[code] * self._op_launches[kinds, code]
+        time_us = time_us + data * self._byte_us[code]
         energy_uj = time_us * self._power_w + data * self._byte_uj
         zero = np.zeros_like(time_us)
         return LayerArrays(*np.broadcast_arrays(time_us, energy_uj, zero, zero, zero))
 
     def _real(self, array: Any) -> Reals:
         return np.asarray(array, dtype=self.dtype)
+
+
+def _op_bytes(kind: OpKind, profile: DeviceProfile, bits: int) -> float:
+    """Return the bytes an op moves for each element it reads or writes."""
+    if kind != "plugin":
+        return profile.traffic[kind] * bits / 8
+    # In FP32, after reading and writing everything to change the format, and again to change back.
+    return 4.0 if bits == 32 else 4.0 + (4.0 + bits / 8)
+
+
+def _op_launches(kind: OpKind, bits: int) -> int:
+    """Return the kernels an op starts; an addition is part of the convolution before it."""
+    if kind == "plugin":
+        return 1 if bits == 32 else 3
+    return 0 if kind == "add" else 1
 
 
 def _padded(size: Reals, step: Reals) -> Reals:

@@ -304,11 +304,12 @@ def _check(profile: DeviceProfile, origin: str) -> None:
         raise InputError(f"{origin}: intervals and coefficients must name the same precisions.")
     if set(profile.patterns) != set(PATTERNS):
         raise InputError(f"{origin}: patterns must name each of {', '.join(PATTERNS)}.")
-    if set(profile.traffic) != set(OP_KINDS):
-        raise InputError(f"{origin}: traffic must name each of {', '.join(OP_KINDS)}.")
+    kinds = set(OP_KINDS) - {"plugin"}
+    if set(profile.traffic) != kinds:
+        raise InputError(f"{origin}: traffic must name each of {', '.join(sorted(kinds))}.")
     positive: tuple[Coefficients | PowerMode, ...] = (
         *profile.coefficients.values(), *profile.power_modes.values()
     )  # fmt: skip
     for numbers in positive:
-        if any(not getattr(numbers, field.name) >= 0 for field in fields(numbers)):
+        if any(getattr(numbers, field.name) < 0 for field in fields(numbers)):
             raise InputError(f"{origin}: clocks, powers and coefficients must not be negative.")

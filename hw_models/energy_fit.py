@@ -24,6 +24,10 @@ _SPREAD = 0.7
 """Standard deviation of the prior of the logarithm of each energy coefficient."""
 
 
+NOT_MEASURED = EnergyCoefficients("not measured", {}, *(math.nan,) * 6)
+"""Energy of a board without any figure: predictions are NaN, never a guess."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Run:
     """One measured run: everything known about it."""
@@ -47,7 +51,9 @@ def fit_energy(
     Returns:
         The coefficients, and log(predicted / measured) of every measured energy.
     """
-    plan = content["plan"]["energy"]
+    plan = content["plan"].get("energy")
+    if plan is None:
+        return NOT_MEASURED, np.zeros(0)
     if "donor" in plan:
         given = load_profile(plan["donor"]).energy
         return replace(given, measured_at=plan["measured_at"]), np.zeros(0)

@@ -18,7 +18,7 @@ from hw_models.workload import ConvShape, OpKind, OtherOp, Workload
 MEASUREMENTS = Path(__file__).parent / "measurements"
 COLUMNS = (
     "network", "op", "in_channels", "out_channels", "kernel_h", "kernel_w", "stride_h", "stride_w",
-    "groups", "in_h", "in_w", "out_h", "out_w",
+    "groups", "siblings", "in_h", "in_w", "out_h", "out_w",
 )  # fmt: skip
 
 
@@ -78,7 +78,7 @@ def write_networks(path: Path, networks: Iterable[tuple[str, Workload]]) -> None
         writer.writerow(COLUMNS)
         for name, workload in networks:
             channels, rows, columns = workload.input_shape
-            writer.writerow((name, "input", channels, channels, 1, 1, 1, 1, 1,
+            writer.writerow((name, "input", channels, channels, 1, 1, 1, 1, 1, 1,
                              rows, columns, rows, columns))  # fmt: skip
             writer.writerows((name, *_row(layer)) for layer in workload.layers)
 
@@ -87,9 +87,9 @@ def _row(layer: ConvShape | OtherOp) -> tuple[str | int, ...]:
     channels = (layer.in_channels, layer.out_channels)
     if isinstance(layer, ConvShape):
         size = (layer.out_h, layer.out_w)
-        return ("conv", *channels, *layer.kernel, *layer.stride, layer.groups, *size, *size)
+        return ("conv", *channels, *layer.kernel, *layer.stride, layer.groups, layer.siblings, *size, *size)
     sizes = (layer.in_h, layer.in_w, layer.out_h, layer.out_w)
-    return (layer.kind, *channels, 1, 1, 1, 1, 1, *sizes)
+    return (layer.kind, *channels, 1, 1, 1, 1, 1, 1, *sizes)
 
 
 @cache
@@ -115,8 +115,9 @@ def _layer(op: str, index: int, number: dict[str, int]) -> ConvShape | OtherOp:
         kernel = (number["kernel_h"], number["kernel_w"])
         stride = (number["stride_h"], number["stride_w"])
         return ConvShape(
-            name, *channels, kernel, stride, number["groups"], number["out_h"], number["out_w"]
-        )
+            name, *channels, kernel, stride, number["groups"], number["out_h"], number["out_w"],
+            siblings=number["siblings"],
+        )  # fmt: skip
     kind: OpKind = op  # type: ignore[assignment]  # written by us from an OpKind
     return OtherOp(
         name, kind, *channels, number["in_h"], number["in_w"], number["out_h"], number["out_w"]

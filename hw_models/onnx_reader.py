@@ -26,8 +26,9 @@ _FREE = {
     "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Dropout", "Cast", "Shape",
     "Constant", "ConstantOfShape", "QuantizeLinear", "DequantizeLinear", "Range", "Size",
 }  # fmt: skip
-_RELU_LIKE = {"Relu", "LeakyRelu", "PRelu", "Clip"}
+_RELU_LIKE = {"Relu", "Clip"}
 _UNARY = {
+    "LeakyRelu", "PRelu",
     "Sigmoid", "Tanh", "Softplus", "Mish", "Swish", "HardSwish", "HardSigmoid", "Elu", "Selu",
     "Erf", "Gelu", "Exp", "Log", "Sqrt", "Neg", "Abs", "Reciprocal", "Floor", "Ceil", "Round",
     "Sign", "Not", "BatchNormalization", "Celu", "ThresholdedRelu", "Softsign", "Sin", "Cos",
@@ -271,6 +272,7 @@ class _Reader:
     uses: Counter[str] = field(default_factory=Counter)
     warnings: list[str] = field(default_factory=list)
     layers: list[ConvShape | OtherOp] = field(default_factory=list)
+    read_by: dict[int, str] = field(default_factory=dict)
     batch: int = 1
 
     def read(self) -> OnnxNetwork:
@@ -289,10 +291,12 @@ class _Reader:
                     done.add(id(group))
                     self._pointwise(group)
             elif node.op_type in _PRODUCTS:
+                self.read_by[len(self.layers)] = self._origin(node.input[0])
                 self.layers.append(self._product(node))
             elif node.op_type not in _FREE:
                 self._move(node)
         self._warn_unknown(graph)
+        self._join_siblings()
         channels, rows, columns = (*image[1:4], 1, 1, 1)[:3]
         quantized = any(isinstance(x, ConvShape) and x.weight_bits <= 8 for x in self.layers)
         return OnnxNetwork(
@@ -300,6 +304,25 @@ class _Reader:
             quantized and self.bits > 8,
             tuple(self.warnings),
         )
+
+    def _join_siblings(self) -> None:
+        """Note how many dense convolutions read one tensor alike: an engine runs them as one."""
+        keys = {
+            index: (self.read_by[index], layer.kernel, layer.stride)
+            for index, layer in enumerate(self.layers)
+            if isinstance(layer, ConvShape) and layer.groups == 1
+        }
+        counts = Counter(keys.values())
+        for index, key in keys.items():
+            self.layers[index] = replace(self.layers[index], siblings=counts[key])  # type: ignore[call-arg]
+
+    def _origin(self, name: str) -> str:
+        """Return the tensor behind reshapes and quantise/dequantise pairs."""
+        node = self.producer.get(name)
+        while node is not None and node.op_type in _FREE and node.input:
+            name = node.input[0]
+            node = self.producer.get(name)
+        return name
 
     def _index(self, graph: Any) -> None:
         for value in [*graph.input, *graph.value_info, *graph.output]:
@@ -365,9 +388,10 @@ class _Reader:
         )
         if after_product and scalar_only and kinds <= _POINTWISE:
             return
-        main = max(outside, key=self._elements, default=last.input[0])
+        main = max(sorted(outside), key=self._elements, default=last.input[0])
         sources = [main] if adds else sorted(outside)
-        self._append(last, "activation", sources, last.output[0])
+        mish = "Mish" in kinds or {"Softplus", "Tanh", "Mul"} <= kinds
+        self._append(last, "plugin" if mish else "activation", sources, last.output[0])
 
     def _dynamic_inputs(self, node: Any) -> int:
         return sum(name not in self.constants and bool(name) for name in node.input)

@@ -5,8 +5,9 @@ whole population is priced at once; `WorkloadBatch.of` turns the former into the
 
 Which ops to list: convolutions and matrix products with batch norm and bias folded in, and every
 other op that moves data. ReLU and LeakyReLU are fused into the convolution by every runtime
-described here and are not listed; SiLU, Mish, sigmoid and the like are listed as "activation",
-the device's parameters say how much of their traffic remains. A matrix product is a 1x1
+described here and are not listed; SiLU, sigmoid and the like are listed as "activation", the
+device's parameters say how much of their traffic remains; Mish is a "plugin": no runtime described
+here has a kernel for it, so it runs in FP32 between two changes of format. A matrix product is a 1x1
 convolution whose output has one row.
 
 Axis letters: N candidates, L convolutions, K other ops.
@@ -26,10 +27,12 @@ IntArray: TypeAlias = npt.NDArray[np.integer[Any]]
 FloatArray: TypeAlias = npt.NDArray[np.floating[Any]]
 
 OpKind: TypeAlias = Literal[
-    "pool", "resize", "concat", "copy", "add", "activation", "softmax", "decode", "unknown"
-]
+    "pool", "resize", "concat", "copy", "add", "activation", "plugin", "softmax", "decode",
+    "unknown",
+]  # fmt: skip
 OP_KINDS: tuple[OpKind, ...] = (
-    "pool", "resize", "concat", "copy", "add", "activation", "softmax", "decode", "unknown",
+    "pool", "resize", "concat", "copy", "add", "activation", "plugin", "softmax", "decode",
+    "unknown",
 )  # fmt: skip
 
 PATTERNS: tuple[str, ...] = ("dense", "unstructured", "2ep", "3ep", "2:4")
@@ -60,6 +63,8 @@ class ConvShape:
         act_bits: Bits an activation is stored in.
         density: Fraction of the weights that is kept, 0 < density <= 1.
         pattern: One of `PATTERNS`.
+        siblings: Number of convolutions, this one included, that read the same tensor with the same
+            kernel and stride: the runtime runs them as one.
     """
 
     name: str
@@ -74,6 +79,7 @@ class ConvShape:
     act_bits: int = 16
     density: float = 1.0
     pattern: str = "dense"
+    siblings: int = 1
 
     @property
     def weights(self) -> int:
@@ -162,6 +168,7 @@ class ConvBatch:
         act_bits: See `ConvShape`.
         density: See `ConvShape`.
         pattern: Indices into `PATTERNS`.
+        siblings: See `ConvShape`, length L; empty for all alone.
     """
 
     names: tuple[str, ...]
@@ -176,6 +183,7 @@ class ConvBatch:
     act_bits: IntArray
     density: FloatArray
     pattern: IntArray
+    siblings: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +243,7 @@ class WorkloadBatch:
         return WorkloadBatch(
             ConvBatch(
                 convs.names, convs.kernel, convs.stride, convs.groups,
-                *(cut(array) for array in _arrays(convs, CONV_FIELDS)),
+                *(cut(array) for array in _arrays(convs, CONV_FIELDS)), convs.siblings,
             ),
             OpBatch(
                 others.names, others.kinds, *(cut(array) for array in _arrays(others, OP_FIELDS))
@@ -291,6 +299,7 @@ def _conv_batch(convs: tuple[ConvShape, ...]) -> ConvBatch:
         act_bits=_row([conv.act_bits for conv in convs]),
         density=np.asarray([[conv.density for conv in convs]], dtype=np.float64),
         pattern=_row([pattern_code(conv.pattern) for conv in convs]),
+        siblings=tuple(conv.siblings for conv in convs),
     )
 
 

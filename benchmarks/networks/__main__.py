@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from benchmarks.networks import darknet, heads, slim, yolo
-from benchmarks.networks.traced import traced
 from hw_models.networks import MEASUREMENTS, write_networks
 from hw_models.workload import Workload
 
@@ -52,4 +51,7 @@ def written_down() -> Iterator[tuple[str, Workload]]:
 
 
 if __name__ == "__main__":
+    # torch and ultralytics: only where the table is made anew
+    from benchmarks.networks.traced import traced
+
     write_networks(MEASUREMENTS / "networks.csv", [*written_down(), *traced()])

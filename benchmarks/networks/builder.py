@@ -7,26 +7,31 @@ activations are noted as the pass over memory they are.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeAlias
 
 from hw_models.workload import ConvShape, OpKind, OtherOp, Workload
 
 
 class Tensor(NamedTuple):
-    """The shape of one image's activation."""
+    """The shape of one image's activation, and the layer that made it (-1: the input)."""
 
     channels: int
     rows: int
     columns: int
+    made_by: int = -1
+
+    @property
+    def elements(self) -> int:
+        """Number of values."""
+        return self.channels * self.rows * self.columns
 
 
 Network: TypeAlias = Callable[[int, int], Workload]
 """A network as a function of its input's rows and columns."""
 
-_FUSED = {"none", "relu", "leaky"}
+_FUSED = {"none", "relu"}
 
 
 @dataclass(slots=True)
@@ -35,12 +40,14 @@ class Net:
 
     Args:
         activation: What follows a convolution unless said otherwise: `none`, `relu`, `leaky`
-            (fused), or `silu`, `mish`, `sigmoid` (a pass of their own).
+            (fused), or `silu`, `sigmoid` (a pass of their own), `mish` (a plugin).
         layers: The layers so far.
+        sources: For each layer, the layer that made what it reads.
     """
 
     activation: str = "relu"
     layers: list[ConvShape | OtherOp] = field(default_factory=list)
+    sources: list[int] = field(default_factory=list)
 
     def conv(
         self,
@@ -66,9 +73,15 @@ class Net:
                 groups, rows, columns,
             )
         )  # fmt: skip
-        out = Tensor(channels, rows, columns)
+        out = self._made(Tensor(channels, rows, columns), x)
         kind = self.activation if activation is None else activation
-        return out if kind in _FUSED else self.op("activation", out, out)
+        if kind in _FUSED:
+            return out
+        return self.op("plugin" if kind == "mish" else "activation", out, out)
+
+    def _made(self, out: Tensor, x: Tensor) -> Tensor:
+        self.sources.append(x.made_by)
+        return out._replace(made_by=len(self.layers) - 1)
 
     def depthwise(
         self, x: Tensor, kernel: int = 3, stride: int = 1, activation: str | None = None
@@ -78,12 +91,12 @@ class Net:
 
     def transposed(self, x: Tensor, channels: int, kernel: int, stride: int) -> Tensor:
         """Convolve transposed: every input pixel meets the whole kernel."""
-        self.conv(x, channels, kernel, activation="none")
-        return Tensor(channels, x.rows * stride, x.columns * stride)
+        out = self.conv(x, channels, kernel, activation="none")
+        return out._replace(rows=x.rows * stride, columns=x.columns * stride)
 
     def dense(self, x: Tensor, channels: int) -> Tensor:
         """Multiply the flattened tensor with a matrix."""
-        return self.conv(Tensor(math.prod(x), 1, 1), channels, activation="none")
+        return self.conv(Tensor(x.elements, 1, 1, x.made_by), channels, activation="none")
 
     def op(self, kind: OpKind, x: Tensor, out: Tensor, channels_in: int | None = None) -> Tensor:
         """Note an op that moves data."""
@@ -93,7 +106,7 @@ class Net:
                 x.rows, x.columns, out.rows, out.columns,
             )
         )  # fmt: skip
-        return out
+        return self._made(out, x)
 
     def pool(self, x: Tensor, kernel: int, stride: int = 1, *, valid: bool = False) -> Tensor:
         """Pool, padded unless `valid`."""
@@ -116,7 +129,7 @@ class Net:
 
     def split(self, x: Tensor, parts: int = 2) -> Tensor:
         """Take one of `parts` equal slices of the channels."""
-        part = Tensor(x.channels // parts, x.rows, x.columns)
+        part = Tensor(x.channels // parts, x.rows, x.columns, x.made_by)
         return self.op("concat", part, part)
 
     def add(self, x: Tensor, _: Tensor) -> Tensor:
@@ -124,8 +137,8 @@ class Net:
         return self.op("add", x, x)
 
     def activate(self, x: Tensor) -> Tensor:
-        """Pass once over the tensor."""
-        return self.op("activation", x, x)
+        """Apply the network's activation to a tensor that no convolution made."""
+        return self.op("plugin" if self.activation == "mish" else "activation", x, x)
 
     def upsample(self, x: Tensor, factor: int = 2) -> Tensor:
         """Enlarge."""
@@ -133,4 +146,14 @@ class Net:
 
     def workload(self, image: Tensor) -> Workload:
         """Return what was written down."""
-        return Workload(tuple(self.layers), 1, tuple(image))
+        keys = [
+            (source, layer.kernel, layer.stride)
+            if isinstance(layer, ConvShape) and layer.groups == 1
+            else None
+            for source, layer in zip(self.sources, self.layers, strict=True)
+        ]
+        layers = tuple(
+            replace(layer, siblings=keys.count(key)) if key and isinstance(layer, ConvShape) else layer
+            for key, layer in zip(keys, self.layers, strict=True)
+        )
+        return Workload(layers, 1, (image.channels, image.rows, image.columns))

@@ -1,0 +1,236 @@
+"""How far the shipped hardware models are off: `python -m benchmarks.hw_models`.
+
+Every figure of the first tables is on `validate` rows, which were never fitted; predictions are
+those of `paretrim predict`, without an offset for the origin of a row. Fitted rows appear only in
+the parts that say so.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from scipy.optimize import nnls
+from scipy.stats import spearmanr
+
+from hw_models.cost import Cost, CostModel, Vector
+from hw_models.device import DEVICES, DeviceProfile, load_profile, read_profile_yaml, shipped_profiles
+from hw_models.networks import MEASUREMENTS
+from hw_models.points import ENERGY, LATENCY, Point, read_points
+
+BEYOND_ENGINE = {
+    "tf-trt-session": "time of a TensorFlow session",
+    "python-end-to-end": "with pre- and post-processing in Python",
+}
+"""Origins whose time holds more than the engine's: shown, but not in the totals."""
+Predictor = Callable[[Point], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """Error measures of predictions against measurements."""
+
+    rows: int
+    mape: float
+    rmspe: float
+    within_10: float
+    spearman: float
+
+    @classmethod
+    def of(cls, predicted: Vector, measured: Vector) -> Errors:
+        """Compare."""
+        relative = predicted / measured - 1
+        rank = spearmanr(predicted, measured).statistic if len(set(measured)) > 2 else float("nan")
+        return cls(
+            len(measured),
+            100 * float(np.mean(np.abs(relative))),
+            100 * float(np.sqrt(np.mean(relative**2))),
+            100 * float(np.mean(np.abs(relative) <= 0.1)),
+            float(rank),
+        )
+
+    def cells(self) -> tuple[str, ...]:
+        """Return the measures as text."""
+        return (
+            str(self.rows), f"{self.mape:.1f}", f"{self.rmspe:.1f}", f"{self.within_10:.0f}",
+            f"{self.spearman:.3f}",
+        )  # fmt: skip
+
+
+def predict(profile: DeviceProfile, points: Iterable[Point]) -> list[Cost]:
+    """Price every row as `paretrim predict` does."""
+    return [CostModel(profile, point.power_mode).predict(point.workload) for point in points]
+
+
+def _values(points: Sequence[Point]) -> Vector:
+    return np.asarray([point.value for point in points])
+
+
+def flops_only(points: Sequence[Point]) -> Predictor | None:
+    """Fit time = a x MACs on relative errors."""
+    return _linear(points, lambda p, macs, _: [macs])
+
+
+def roofline(points: Sequence[Point]) -> Predictor | None:
+    """Fit time = a + b x MACs + c x bytes on relative errors."""
+    return _linear(points, lambda p, macs, moved: [1.0, macs, moved])
+
+
+def _linear(
+    points: Sequence[Point], features: Callable[[Point, float, float], list[float]]
+) -> Predictor | None:
+    if not points:
+        return None
+
+    def row(point: Point) -> list[float]:
+        workload = point.workload
+        elements = sum(
+            workload.batch * (c.in_channels * c.stride[0] * c.stride[1] + c.out_channels)
+            * c.out_h * c.out_w + c.weights
+            for c in workload.convs
+        )  # fmt: skip
+        return features(point, workload.macs / 1e9, elements * point.bits / 8e9)
+
+    measured = _values(points)
+    matrix = np.asarray([row(point) for point in points]) / measured[:, None]
+    solution, _ = nnls(matrix, np.ones(len(points)))
+    return lambda point: float(np.dot(row(point), solution))
+
+
+def latency_table(devices: Sequence[str]) -> Table:
+    """Tabulate latency errors on `validate` rows by device, precision and origin."""
+    table = Table("device", "prec.", "rows of", "n", "MAPE %", "RMSPE %", "±10 % %", "Spearman",
+                  "in 90 % int. %", "FLOPs MAPE %", "roofline MAPE %",
+                  title="Latency on validate rows (never fitted)")  # fmt: skip
+    for device in devices:
+        profile, points = _load(device, LATENCY)
+        for precision in ("fp32", "fp16", "int8"):
+            chosen = [p for p in points if p.precision == precision]
+            held = [p for p in chosen if p.role == "validate"]
+            fitted = [p for p in chosen if p.role == "calibrate"]
+            engine = [p for p in held if p.origin not in BEYOND_ENGINE]
+            if engine:
+                _add(table, profile, f"{device}", precision, "all engine times", engine, fitted)
+            for origin in sorted({p.origin for p in held}):
+                rows = [p for p in held if p.origin == origin]
+                note = BEYOND_ENGINE.get(origin)
+                label = f"  {origin}" + (f" ({note}; not in the total)" if note else "")
+                _add(table, profile, "", "", label, rows, fitted)
+    return table
+
+
+def _add(
+    table: Table, profile: DeviceProfile, device: str, precision: str, label: str,
+    points: Sequence[Point], fitted: Sequence[Point],
+) -> None:  # fmt: skip
+    costs, measured = predict(profile, points), _values(points)
+    ours = Errors.of(np.asarray([cost.latency_ms for cost in costs]), measured)
+    inside = [c.low_ms <= m <= c.high_ms for c, m in zip(costs, measured, strict=True)]
+    others = [
+        f"{Errors.of(np.asarray([rival(p) for p in points]), measured).mape:.1f}" if rival else "-"
+        for rival in (flops_only(fitted), roofline(fitted))
+    ]
+    table.add_row(
+        device, precision, label, *ours.cells(), f"{100 * np.mean(inside):.0f}", *others
+    )
+
+
+def energy_table(devices: Sequence[str]) -> Table:
+    """Tabulate energy errors on `validate` rows."""
+    table = Table("device", "prec.", "measured at", "n", "MAPE %", "RMSPE %", "±10 % %", "Spearman",
+                  title="Energy of one image on validate rows (never fitted)")  # fmt: skip
+    for device in devices:
+        profile, points = _load(device, ENERGY)
+        for precision in ("fp32", "fp16", "int8"):
+            held = [p for p in points if p.role == "validate" and p.precision == precision]
+            if held:
+                energy = [
+                    cost.energy_mj / p.batch
+                    for cost, p in zip(predict(profile, held), held, strict=True)
+                ]
+                errors = Errors.of(np.asarray(energy), _values(held))
+                table.add_row(device, precision, profile.energy.measured_at, *errors.cells())
+    return table
+
+
+def left_out_table(devices: Sequence[str]) -> Table:
+    """Tabulate the errors on `calibrate` rows: fitted, and with each network left out in turn."""
+    table = Table("device", "prec.", "rows", "networks", "fitted MAPE %", "left-out MAPE %",
+                  "not explained (error > 65 %)",
+                  title="Calibrate rows: FITTED, and each network left out of the fit")  # fmt: skip
+    for device in devices:
+        summary = read_profile_yaml(DEVICES / f"{device}.yaml")["residuals"]["latency"]
+        for precision, numbers in summary.items():
+            table.add_row(
+                device, precision, str(numbers["rows"]), str(numbers["networks"]),
+                f"{numbers['mape_percent']:.1f}", f"{numbers['left_out_mape_percent']:.1f}",
+                ", ".join(numbers["unexplained"]) or "-",
+            )  # fmt: skip
+    return table
+
+
+def scaling_table() -> Table:
+    """Tabulate measured and predicted ratios along one axis of FITTED rows."""
+    table = Table("axis", "rows", "measured ratio", "predicted ratio",
+                  title="Scaling along one axis (FITTED rows; ratio of largest to smallest)")  # fmt: skip
+    tx2, points = _load("jetson-tx2", LATENCY)
+    cnv = [p for p in points if p.network.startswith("cnv_") and p.precision == "fp16"]
+    for axis, key, value in (
+        ("batch 1 to 128", lambda p: (p.network, p.power_mode), lambda p: p.batch),
+        ("width 12.5 to 100 %", lambda p: (p.batch, p.power_mode), lambda p: _width(p)),
+        ("clock MAXQ to MAXN", lambda p: (p.network, p.batch),
+         lambda p: -tx2.mode(p.power_mode).gpu_mhz),
+    ):  # fmt: skip
+        _ratios(table, f"CNV on TX2, {axis}", tx2, cnv, key, value)
+    nx, points = _load("jetson-xavier-nx", LATENCY)
+    trt = [p for p in points if p.origin == "trtutils" and p.role == "calibrate"]
+    _ratios(table, "YOLO on Xavier NX, 160 to 1280 px", nx, trt,
+            lambda p: p.network, lambda p: p.input_h)  # fmt: skip
+    return table
+
+
+def _width(point: Point) -> float:
+    return float(point.network.split("_")[1])
+
+
+def _ratios(
+    table: Table, axis: str, profile: DeviceProfile, points: Sequence[Point],
+    key: Callable[[Point], object], value: Callable[[Point], float],
+) -> None:  # fmt: skip
+    groups: dict[object, list[Point]] = defaultdict(list)
+    for point in points:
+        groups[key(point)].append(point)
+    measured, predicted = [], []
+    for group in groups.values():
+        ends = sorted(group, key=value)[:: max(1, len(group) - 1)]
+        if len(ends) == 2:
+            first, last = predict(profile, ends)
+            measured.append(ends[1].value / ends[0].value)
+            predicted.append(last.latency_ms / first.latency_ms)
+    table.add_row(
+        axis, str(len(measured)), f"{np.median(measured):.2f} (median)",
+        f"{np.median(predicted):.2f} (median)",
+    )  # fmt: skip
+
+
+def _load(device: str, metric: str) -> tuple[DeviceProfile, list[Point]]:
+    points = read_points(MEASUREMENTS / f"{device}.csv")
+    return load_profile(device), [point for point in points if point.metric == metric]
+
+
+def main() -> None:
+    """Print all tables."""
+    measured = [name for name in shipped_profiles() if (MEASUREMENTS / f"{name}.csv").is_file()]
+    console = Console(width=170)
+    for table in (
+        latency_table(measured), energy_table(measured), left_out_table(measured), scaling_table()
+    ):  # fmt: skip
+        console.print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""The commands that need nothing but this package: `predict` and `calibrate`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hw_models.cost import Cost, CostModel
+from hw_models.device import DEVICES, DeviceProfile, load_profile, read_profile_yaml
+from hw_models.errors import InputError
+
+PRECISIONS = {"fp32": 32, "fp16": 16, "int8": 8}
+_SHOWN = ("latency_ms", "low_ms", "high_ms", "energy_mj", "size_bytes", "macs")
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Mount `predict` and `calibrate` on a command line."""
+    app.command()(predict)
+    app.command()(calibrate)
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(help="an ONNX file")],
+    target: Annotated[str, typer.Option(help="device profile: name or YAML file")] = "jetson-tx2",
+    power_mode: Annotated[str | None, typer.Option(help="a mode of the device")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, fp16 or int8, for layers the file does not quantise")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="images at once")] = 1,
+    imgsz: Annotated[
+        str | None, typer.Option(help="input size of a model with dynamic axes: 640 or 480,640")
+    ] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="also one line a layer")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="machine readable")] = False,
+) -> None:
+    """Predict latency, its 90 % interval and energy of an ONNX model on a device."""
+    from hw_models.onnx_reader import read_onnx
+
+    profile = load_profile(target)
+    bits = _bits(precision, profile)
+    model_of_cost = CostModel(profile, power_mode)
+    network = read_onnx(model, batch=batch, imgsz=_imgsz(imgsz), bits=bits)
+    cost = model_of_cost.predict(network.workload)
+    warnings = [*network.warnings, *_stored_only(profile, bits, network.quantized)]
+    result = {name: _number(getattr(cost, name)) for name in _SHOWN} | {
+        "target": profile.name,
+        "power_mode": (power_mode or profile.default_power_mode).upper(),
+        "precision": precision or f"fp{bits}",
+        "batch": network.workload.batch,
+        "energy_measured_at": profile.energy.measured_at,
+        "prediction": True,
+        "extrapolated": list(cost.extrapolated),
+        "warnings": warnings,
+    }
+    if layers:
+        result["layers"] = [
+            {name: _number(value) for name, value in asdict(layer).items()}
+            for layer in cost.per_layer
+        ]
+    typer.echo(json.dumps(result, indent=2) if as_json else _text(result, cost, layers))
+
+
+def _number(value: Any) -> Any:
+    """Return None for NaN, which JSON does not know: the board's energy was never measured."""
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _bits(precision: str | None, profile: DeviceProfile) -> int:
+    if precision is None:
+        return profile.baseline_bits
+    if precision.lower() not in PRECISIONS:
+        raise InputError(
+            f"--precision {precision}: expected one of {', '.join(PRECISIONS)}.",
+            "Bits of single layers are read from a quantised ONNX file (QDQ).",
+        )
+    return PRECISIONS[precision.lower()]
+
+
+def _imgsz(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    parts = text.split(",")
+    if len(parts) > 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise InputError(f"--imgsz {text}: expected a size such as 640, or rows,columns.")
+    return int(parts[0]), int(parts[-1])
+
+
+def _stored_only(profile: DeviceProfile, bits: int, quantized: bool) -> list[str]:
+    """Warn where a precision saves memory but no time."""
+    asked = 8 if quantized else bits
+    executed = profile.executed_bits(asked)
+    if asked == executed:
+        return []
+    return [
+        f"{profile.name} stores {asked}-bit layers but executes them in {executed} bits:"
+        " they gain size, not time."
+    ]
+
+
+def _text(result: Mapping[str, Any], cost: Cost, layers: bool) -> str:
+    lines = [
+        f"{result['target']} {result['power_mode']}, {result['precision']},"
+        f" batch {result['batch']} (prediction)",
+        f"latency  {cost.latency_ms:.4g} ms, 90 % interval {cost.low_ms:.4g} to"
+        f" {cost.high_ms:.4g} ms",
+        f"energy   {cost.energy_mj:.4g} mJ at {result['energy_measured_at']}"
+        if not math.isnan(cost.energy_mj)
+        else "energy   not measured on this device",
+        f"weights  {cost.size_bytes / 1e6:.4g} MB,  {cost.macs / 1e9:.4g} GMAC",
+    ]
+    lines += [f"extrapolated: {reason}" for reason in cost.extrapolated]
+    lines += [f"warning: {warning}" for warning in result["warnings"]]
+    if layers:
+        width = max((len(layer.name) for layer in cost.per_layer), default=0)
+        lines += [
+            f"{layer.latency_ms:9.4f} ms {layer.energy_mj:9.4f} mJ  {layer.kind:10}"
+            f" {layer.name:{width}}"
+            for layer in cost.per_layer
+        ]
+    return "\n".join(lines)
+
+
+def calibrate(
+    table: Annotated[Path, typer.Option("--from", help="table of measurements (CSV)")],
+    output: Annotated[Path, typer.Option(help="profile to write (YAML)")],
+    profile: Annotated[
+        str | None,
+        typer.Option(help="profile that states facts and plan [the one named like the table]"),
+    ] = None,
+) -> None:
+    """Fit a device profile to measurements; only rows of role `calibrate` are used."""
+    from hw_models import calibration
+    from hw_models.points import read_points
+
+    name = profile or table.stem
+    path = Path(name) if name.endswith((".yaml", ".yml")) else DEVICES / f"{name}.yaml"
+    if not path.is_file():
+        raise InputError(
+            f"No profile {name!r} to take facts and plan from.", "Name one with --profile."
+        )
+    points = read_points(table)
+    fitted = calibration.calibrate(read_profile_yaml(path), points)
+    calibration.write_profile(fitted, output)
+    for precision, numbers in fitted["residuals"]["latency"].items():
+        typer.echo(
+            f"{fitted['name']} {precision}: {numbers['rows']} rows of {numbers['networks']}"
+            f" networks, MAPE {numbers['mape_percent']:.1f} % fitted,"
+            f" {numbers['left_out_mape_percent']:.1f} % left out"
+        )
+    typer.echo(f"written: {output}")
