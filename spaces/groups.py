@@ -114,10 +114,7 @@ class Network:
 
     def widths(self) -> tuple[ChannelMap, ChannelMap]:
         """Return the channels read and written by each step as functions of kept channels."""
-        return (
-            _channel_map(self.reads, self.offsets),
-            _channel_map(self.writes, self.offsets),
-        )
+        return _channel_map(self.reads, self.sizes), _channel_map(self.writes, self.sizes)
 
     def steps_at(self, imgsz: int) -> tuple[ConvShape | OtherOp, ...]:
         """Return the dense steps for pictures of another size.
@@ -266,14 +263,15 @@ def _coupled_convs(
             yield module, np.array(item.idxs), np.array(item.root_idxs)
 
 
-def _channel_map(channels: tuple[IntArray, ...], offsets: IntArray) -> ChannelMap:
-    constant = np.array([int((numbers == FIXED).sum()) for numbers in channels], dtype=np.int64)
-    factors = np.zeros((len(offsets), len(channels)), dtype=np.int64)
+def _channel_map(channels: tuple[IntArray, ...], sizes: IntArray) -> ChannelMap:
+    """Count, for each step's channel numbers, the fixed ones and how often each group appears."""
+    constant = np.array([(numbers == FIXED).sum() for numbers in channels], dtype=np.int64)
+    group_of_channel = np.repeat(np.arange(len(sizes)), sizes)
+    factors = np.zeros((len(sizes), len(channels)), dtype=np.int64)
     for step, numbers in enumerate(channels):
-        group = np.searchsorted(offsets, numbers[numbers != FIXED], side="right") - 1
-        # Counting channel 0 of a group counts how often the whole group appears.
-        starts = np.isin(numbers[numbers != FIXED], offsets)
-        np.add.at(factors[:, step], group[starts], 1)
+        groups = group_of_channel[numbers[numbers != FIXED]]
+        # A step has all channels of a group or none, so this divides without remainder.
+        factors[:, step] = np.bincount(groups, minlength=len(sizes)) // sizes
     return ChannelMap(constant, factors)
 
 

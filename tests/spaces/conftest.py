@@ -11,9 +11,6 @@ from torch import nn
 from spaces.groups import Network, analyse
 from spaces.model import Detector, load_detector
 
-# Threads that wait for each other make small layers slower by far where cores are shared.
-torch.set_num_threads(1)
-
 
 def enliven(net: nn.Module, seed: int = 0) -> None:
     """Give batch norms random scales and shifts, and the statistics that go with them.

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import pickle
 from collections.abc import Callable
 
 import numpy as np
@@ -233,3 +234,12 @@ def test_a_population_of_the_m_model() -> None:
     assert (batch.convs.in_channels <= [conv.in_channels for conv in network.layers]).all()
     others = [step for step in network.steps if isinstance(step, OtherOp)]
     assert (batch.others.in_channels <= [op.in_channels for op in others]).all()
+
+
+def test_a_space_travels_to_other_processes(space: SearchSpace) -> None:
+    again = pickle.loads(pickle.dumps(space))  # noqa: S301 (our own bytes)
+    chosen = genomes(space, 3)
+    assert again.decode(chosen[0]) == space.decode(chosen[0])
+    assert np.array_equal(
+        again.workloads(chosen).convs.in_channels, space.workloads(chosen).convs.in_channels
+    )
