@@ -149,6 +149,7 @@ def _check_graph(graph: onnx.Graph, caps: Caps) -> None:
 
 
 def _check_node(node: onnx.Node) -> None:
+    _check_text(node.op_type, node.domain, node.name)
     if node.domain not in DOMAINS or node.op_type not in OPERATORS:
         raise BadRequest(
             "operator {!r} of node {!r} is not allowed".format(
@@ -156,12 +157,20 @@ def _check_node(node: onnx.Node) -> None:
             )
         )
     for attribute in node.attribute:
+        _check_text(attribute.name)
         sparse = attribute.HasField("sparse_tensor") or attribute.sparse_tensors
         if attribute.HasField("g") or attribute.graphs or attribute.ref_attr_name or sparse:
             raise BadRequest(
                 "attribute {!r} of node {!r}: sub-graphs, references and sparse tensors are not "
                 "allowed".format(attribute.name[:80], node.name[:80])
             )
+
+
+def _check_text(*names: str) -> None:
+    """protobuf hands out bytes where a name is not UTF-8."""
+    for name in names:
+        if not isinstance(name, str):
+            raise BadRequest("not an ONNX file: {!r} is no text".format(name[:80]))
 
 
 def _tensors(graph: onnx.Graph) -> Iterator[onnx.Tensor]:
@@ -175,6 +184,7 @@ def _tensors(graph: onnx.Graph) -> Iterator[onnx.Tensor]:
 
 def _check_tensor(tensor: onnx.Tensor, caps: Caps) -> int:
     """Return the tensor's bytes once they match its shape."""
+    _check_text(tensor.name)
     name = tensor.name[:80]
     if tensor.external_data or tensor.data_location:
         raise BadRequest("weight {!r} lies in another file, which is not allowed".format(name))
@@ -207,6 +217,7 @@ def _listed_elements(tensor: onnx.Tensor) -> int:
 
 def _check_value(value: onnx.ValueInfo, caps: Caps) -> None:
     """Check a graph input or output; open dimensions count as 1 (model_inputs.py fixes them)."""
+    _check_text(value.name)
     if not value.type.HasField("tensor_type"):
         raise BadRequest("{!r} is not a tensor".format(value.name[:80]))
     tensor = value.type.tensor_type

@@ -171,12 +171,13 @@ class Sandbox:
         return self._options.scratch / "child.log"
 
     def _environment(self) -> Dict[str, str]:
-        """This process's environment, with the package found as it was found here."""
+        """This process's environment; the package is found as here, nothing is written elsewhere."""
         package = str(Path(__file__).resolve().parents[1])
         paths = [package, os.environ.get("PYTHONPATH", "")]
         threads = str(self._options.threads)
         return {
             **os.environ,
+            "TMPDIR": str(self._options.scratch),
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
             "OMP_NUM_THREADS": threads,
             "OPENBLAS_NUM_THREADS": threads,

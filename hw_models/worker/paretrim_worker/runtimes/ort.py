@@ -32,6 +32,7 @@ class OnnxRuntime(Runtime):
     """Runs models with one execution provider of ONNX Runtime."""
 
     def __init__(self, options: Options) -> None:
+        onnxruntime.disable_telemetry_events()
         present = onnxruntime.get_available_providers()
         usable = [name for name, (provider, _) in PROVIDERS.items() if provider in present]
         processor = usable[0] if options.processor == "auto" else options.processor
