@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from torch import nn
 
@@ -18,9 +18,11 @@ def ignored_layers(net: nn.Module, patterns: Sequence[str]) -> set[str]:
     """
     selected = set[str]()
     for pattern in patterns:
+        selects = _selector(pattern)
         convs = {
             f"{name}.{inner}".strip(".")
-            for name, module in _matching(net, pattern)
+            for name, module in net.named_modules()
+            if selects(name, module)
             for inner, layer in module.named_modules()
             if isinstance(layer, nn.Conv2d)
         }
@@ -33,18 +35,17 @@ def ignored_layers(net: nn.Module, patterns: Sequence[str]) -> set[str]:
     return selected
 
 
-def _matching(net: nn.Module, pattern: str) -> Iterator[tuple[str, nn.Module]]:
+def _selector(pattern: str) -> Callable[[str, nn.Module], bool]:
+    """Return whether a pattern selects a module, given its name and itself."""
     kind, _, rest = pattern.partition(":")
+    if kind == "type":
+        return lambda _, module: type(module).__name__ == rest
+    if kind != "re":
+        return lambda name, _: name == pattern != ""
     try:
-        regex = re.compile(rest) if kind == "re" else None
+        regex = re.compile(rest)
     except re.error as error:
-        raise InputError(f"--ignore {pattern}: not a regular expression: {error}.") from error
-    for name, module in net.named_modules():
-        if regex is not None:
-            matches = bool(regex.search(name))
-        elif kind == "type":
-            matches = type(module).__name__ == rest
-        else:
-            matches = name == pattern and name != ""
-        if matches:
-            yield name, module
+        raise InputError(
+            f"--ignore {pattern}: expected a regular expression behind re:, got {error}."
+        ) from error
+    return lambda name, _: regex.search(name) is not None

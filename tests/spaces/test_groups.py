@@ -156,7 +156,7 @@ def test_ignored_layers_keep_their_channels(
         ("", "matches no convolution"),
         ("re:nothing", "matches no convolution"),
         ("type:Upsample", "matches no convolution"),
-        ("re:(", "not a regular expression"),
+        ("re:(", "expected a regular expression behind re:"),
     ],
 )
 def test_ignoring_nothing_is_an_error(
