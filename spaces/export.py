@@ -39,6 +39,7 @@ from spaces.model import Detector
 from spaces.quantization.calibrators import weight_scales
 from spaces.quantization.grid import (
     ActivationScales,
+    input_scale,
     integer_weights,
     is_quantized,
     largest_integer,
@@ -111,13 +112,7 @@ def export_onnx(
         weight_bits, act_bits = bits.get(name, DEFAULT_BITS)
         _store_weight(graph, node, name, find_convolution(detector.net, name), weight_bits)
         if is_quantized(act_bits):
-            if scales is None:
-                raise InputError(
-                    f"The layer {name} is to have {act_bits}-bit activations, but there are no"
-                    " activation scales.",
-                    "Calibrate with spaces.quantization.calibrate_activations first.",
-                )
-            _round_input(graph, node, scales.scale(name, act_bits), act_bits)
+            _round_input(graph, node, input_scale(scales, name, act_bits), act_bits)
     _finish(model, graph, detector.names, imgsz)
     path.write_bytes(model.SerializeToString())
 

@@ -105,3 +105,18 @@ class ActivationScales:
             int(g): {int(b): float(c) for b, c in r.items()} for g, r in values["clips"].items()
         }
         return cls({str(layer): int(g) for layer, g in values["groups"].items()}, clips)
+
+
+def input_scale(scales: ActivationScales | None, layer: str, bits: int) -> float:
+    """Return the step of the grid for the input of `layer`.
+
+    Raises:
+        InputError: If there are no scales, or none for this layer.
+    """
+    if scales is None:
+        raise InputError(
+            f"The layer {layer} is to have {bits}-bit activations, but there are no activation"
+            " scales.",
+            "Calibrate with spaces.quantization.calibrate_activations first.",
+        )
+    return scales.scale(layer, bits)

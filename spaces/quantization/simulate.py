@@ -12,6 +12,7 @@ from hw_models.errors import InputError
 from spaces.quantization.calibrators import weight_scales
 from spaces.quantization.grid import (
     ActivationScales,
+    input_scale,
     integer_weights,
     is_quantized,
     round_activations,
@@ -31,7 +32,11 @@ class InputRounding:
 
 
 @torch.no_grad()
-def quantize(net: nn.Module, bits: Mapping[str, tuple[int, int]], scales: ActivationScales) -> None:
+def quantize(
+    net: nn.Module,
+    bits: Mapping[str, tuple[int, int]],
+    scales: ActivationScales | None = None,
+) -> None:
     """Simulate few bits, in place.
 
     Weights are replaced by their rounded values; a hook rounds the input of each convolution. A
@@ -41,10 +46,11 @@ def quantize(net: nn.Module, bits: Mapping[str, tuple[int, int]], scales: Activa
     Args:
         net: Dense or sliced, batch norms not folded.
         bits: (weight_bits, act_bits) by convolution, each 2 to 8, or 16 and more for untouched.
-        scales: Of the dense network that `net` was made from.
+        scales: Of the dense network that `net` was made from; needed where an activation has a
+            grid.
 
     Raises:
-        InputError: If a name is no convolution, has no scale, or a width has no grid.
+        InputError: If a name is no convolution, a scale is missing, or a width has no grid.
     """
     for name, (weight_bits, act_bits) in bits.items():
         conv = find_convolution(net, name)
@@ -53,7 +59,9 @@ def quantize(net: nn.Module, bits: Mapping[str, tuple[int, int]], scales: Activa
             rounded = integer_weights(conv.weight, steps, weight_bits)
             conv.weight.copy_(rounded * steps.view(-1, 1, 1, 1))
         if is_quantized(act_bits):
-            conv.register_forward_pre_hook(InputRounding(scales.scale(name, act_bits), act_bits))
+            conv.register_forward_pre_hook(
+                InputRounding(input_scale(scales, name, act_bits), act_bits)
+            )
 
 
 def remove_input_rounding(net: nn.Module) -> None:

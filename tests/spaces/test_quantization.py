@@ -379,6 +379,12 @@ class TestQuantize:
         assert not torch.equal(found, expected)
         assert (found[:, 4:] - expected[:, 4:]).abs().mean() < 0.1 * expected[:, 4:].mean()
 
+    def test_weights_need_no_scales_but_activations_do(self, u_detector: Detector) -> None:
+        net = copy.deepcopy(u_detector.net)
+        quantize(net, {"model.0.conv": (8, 16)})
+        with pytest.raises(InputError, match="no activation scales"):
+            quantize(net, {"model.0.conv": (16, 8)})
+
     def test_a_name_that_is_no_convolution_is_refused(
         self, u_detector: Detector, u_scales: ActivationScales
     ) -> None:
