@@ -219,7 +219,7 @@ class _Recorder(TorchDispatchMode):
 
     def _op(self, kind: OpKind, channels: int, size: torch.Size, result: Tensor) -> OtherOp:
         # One activation module serves all blocks: its own name is that of the first.
-        scope = self._scopes[-2 if kind == "activation" else -1]
+        scope = self._scopes[-2:][0] if kind == "activation" else self._scopes[-1]
         name = f"{scope}.{kind}".removeprefix(".")
         self._op_names[name] += 1
         if self._op_names[name] > 1:

@@ -116,6 +116,16 @@ def test_focus_keeps_track_of_the_picture() -> None:
     assert list(traced.reads[1]) == [IMAGE] * 12
 
 
+def test_functions_in_the_outermost_module_are_noted_too() -> None:
+    class Functional(Tiny):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.first(x)
+            return self.last(nn.functional.silu(y + y + 1)).flatten(2)
+
+    names = [step.name for step in trace(Functional(nn.Identity())).steps]
+    assert names == ["first", "add", "activation", "last", "decode.0"]
+
+
 def test_grouped_convolution_is_refused() -> None:
     with pytest.raises(InputError, match=r"middle has 2 groups for 8 channels"):
         trace(Tiny(nn.Conv2d(8, 8, 3, padding=1, groups=2)))
