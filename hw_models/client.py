@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from hw_models.measurement import (
     Measurement,
     MeasureProtocol,
     Output,
+    Progress,
     Retry,
 )
 
@@ -38,8 +39,6 @@ MESSAGE_BYTES = 4 * 1024 * 1024
 MAX_SAMPLES = 20_000
 
 M = TypeVar("M", bound=Message)
-Progress = Callable[[str, int, int], None]
-"""Told (stage, done, total) while a measurement runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +185,7 @@ class DeviceClient:
         shapes: Mapping[str, Sequence[int]] | None = None,
         progress: Progress | None = None,
     ) -> Measurement:
-        """See Device; `progress` is told how far it is."""
+        """See Device."""
         request = pb.MeasureRequest(
             model_sha256=bytes.fromhex(model_digest),
             precision=protocol.precision,

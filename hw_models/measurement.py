@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -229,6 +229,10 @@ class DeviceCallError(DeviceError):
         self.retry = retry  # restored from __dict__ after pickling
 
 
+Progress = Callable[[str, int, int], None]
+"""Told (stage, done, total) while a measurement runs."""
+
+
 class Device(Protocol):
     """Measures models. One conformance suite runs on all implementations.
 
@@ -255,8 +259,9 @@ class Device(Protocol):
         model_digest: str,
         protocol: MeasureProtocol,
         shapes: Mapping[str, Sequence[int]] | None = None,
+        progress: Progress | None = None,
     ) -> Measurement:
-        """Time a stored model."""
+        """Time a stored model; `progress` is told how far it is."""
         ...
 
     def close(self) -> None:

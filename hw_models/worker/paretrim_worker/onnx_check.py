@@ -167,7 +167,7 @@ def _check_node(node: onnx.Node) -> None:
 
 
 def _check_text(*names: str) -> None:
-    """protobuf hands out bytes where a name is not UTF-8."""
+    """Refuse bytes, which protobuf hands out bytes where a name is not UTF-8."""
     for name in names:
         if not isinstance(name, str):
             raise BadRequest("not an ONNX file: {!r} is no text".format(name[:80]))

@@ -171,7 +171,7 @@ class Sandbox:
         return self._options.scratch / "child.log"
 
     def _environment(self) -> Dict[str, str]:
-        """This process's environment; the package is found as here, nothing is written elsewhere."""
+        """The environment here; the package is found, temporary files are private."""
         package = str(Path(__file__).resolve().parents[1])
         paths = [package, os.environ.get("PYTHONPATH", "")]
         threads = str(self._options.threads)
