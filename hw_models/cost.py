@@ -44,6 +44,8 @@ _BEYOND = 2.0
 """A network this many times larger or smaller than any fitted one is extrapolated."""
 _WIDER = 1.5
 """The interval's width grows by this factor when extrapolating."""
+_IMAGE = 4
+"""Images have kernels of their own, which pad to this many channels."""
 _INDEX_BITS = {"unstructured": 1.0, "2ep": 5 / 9, "3ep": 5 / 9, "2:4": 1.0}
 """Stored bits a weight to say which are kept: a bit mask; one of at most 32 patterns a 3x3 kernel;
 two bits for each kept weight of 2:4."""
@@ -284,6 +286,7 @@ class Tables:
         self._byte_us = table(lambda c: 1e-3 / (c.bandwidth_gbs * emc))
         self._tile = table(lambda c: c.tile_channels)
         self._channel_step = table(lambda c: float(c.channel_step))
+        self._map_step = table(lambda c: float(c.map_step))
         self._pixel_step = table(lambda c: float(c.pixel_step))
         self._act_bytes = np.asarray([bits / 8 for bits in self._bits], dtype=dtype)
         self._log_width = np.asarray(
@@ -355,13 +358,15 @@ class Tables:
         macs = pixels * weights
         single = area == 1
 
+        tile = np.where(square3, self._map_step[code], 1)
+        tiled = _padded(real(convs.out_h), tile) * _padded(real(convs.out_w), tile)
         step = self._channel_step[code]
         padded = np.where(
             depthwise,
             macs,
-            np.where(single, pixels, _padded(pixels, self._pixel_step[code]))
+            np.where(single, pixels, _padded(tiled * real(images), self._pixel_step[code]))
             * (_padded(channels_out, step) + self._tile[code] * part)
-            * (_padded(group_in, step) * kernel),
+            * (np.where(group_in <= _IMAGE, _IMAGE, _padded(group_in, step)) * kernel),
         )
         rate = np.where(kernel > 1, self._dense_us[code], self._pointwise_us[code])
         rate = np.where(square3, self._winograd_us[code], rate)

@@ -76,6 +76,7 @@ class Coefficients:
     bandwidth_gbs: float
     channel_step: int
     pixel_step: int
+    map_step: int = 1
 
 
 RATES = ("dense_gmacs", "pointwise_gmacs", "matrix_gmacs", "depthwise_gmacs")

@@ -46,6 +46,7 @@ _FIXED_TRAFFIC = {
 COEFFICIENTS = tuple(item.name for item in fields(Coefficients))
 _BORROWED = (
     "dense_gmacs", "winograd_gain", "pointwise_gmacs", "matrix_gmacs", "tile_channels",
+    "channel_step", "pixel_step", "map_step",
 )  # fmt: skip
 """What `rates_from` takes; depthwise kernels changed too much between TensorRT versions."""
 _FIXED_PRIOR_US = (250.0, 0.7)
@@ -177,7 +178,7 @@ def _base(content: Mapping[str, Any], how: Mapping[str, Any]) -> dict[str, float
     board's rates (`rates_from`).
     """
     if "donor" in how:
-        return _transferred(content, how["donor"], 16)
+        return _transferred(content, how["donor"], how.get("donor_bits", 16))
     if "rate" in how:
         return {"rate": how["rate"]}
     if "rate_of" in how:
@@ -185,7 +186,7 @@ def _base(content: Mapping[str, Any], how: Mapping[str, Any]) -> dict[str, float
         return {"rate": donor[8].dense_gmacs / donor[16].dense_gmacs}
     if "rates_from" in how:
         numbers = _transferred(content, how["rates_from"], 32)
-        return {name: numbers[name] for name in _BORROWED}
+        return {name: numbers[name] for name in how.get("borrow", _BORROWED)}
     return dict(how["prior"])
 
 
