@@ -25,6 +25,7 @@ import numpy.typing as npt
 from hw_models.device import PRECISIONS, Coefficients, DeviceProfile, PowerMode
 from hw_models.errors import InputError
 from hw_models.workload import (
+    ACTIVATIONS,
     DEPTHWISE,
     OP_KINDS,
     PATTERNS,
@@ -296,7 +297,7 @@ class Tables:
             [[_op_bytes(kind, profile, bits) for bits in self._bits] for kind in OP_KINDS], dtype
         )
         self._op_launches = np.asarray(
-            [[_op_launches(kind, bits) for bits in self._bits] for kind in OP_KINDS], dtype
+            [[_op_launches(kind, profile, bits) for bits in self._bits] for kind in OP_KINDS], dtype
         )
         self.fixed_us = profile.fixed_us / gpu
 
@@ -306,7 +307,7 @@ class Tables:
         self._mac_uj = np.asarray(
             [energy.pj_per_mac.get(bits, np.nan) * dynamic / 1e6 for bits in self._bits], dtype=dtype
         )
-        self._byte_uj = dtype(energy.pj_per_byte * dynamic / 1e6)
+        self._weight_byte_uj = dtype(energy.pj_per_weight_byte * dynamic / 1e6)
         host = reference.cpu_mhz / mode.cpu_mhz
         self._host_us = energy.host_us * host
         self._host_us_per_image = energy.host_us_per_image * host
@@ -379,7 +380,8 @@ class Tables:
             (self._launch_us[code] + self._depth_us[code] * depth) * part
             + np.sqrt(compute_us * compute_us + memory_us * memory_us)
         )
-        energy_uj = time_us * self._power_w + macs * self._mac_uj[code] + data * self._byte_uj
+        energy_uj = time_us * self._power_w + macs * self._mac_uj[code]
+        energy_uj = energy_uj + weights * self._act_bytes[code] * self._weight_byte_uj
         pattern = np.asarray(convs.pattern)
         if pattern.any():
             time_us = time_us * self._pattern_time[pattern]
@@ -402,7 +404,7 @@ class Tables:
         data = elements * real(images) * self._op_bytes[kinds, code]
         time_us = self._op_launch_us[code] * self._op_launches[kinds, code]
         time_us = time_us + data * self._byte_us[code]
-        energy_uj = time_us * self._power_w + data * self._byte_uj
+        energy_uj = time_us * self._power_w
         zero = np.zeros_like(time_us)
         return LayerArrays(*np.broadcast_arrays(time_us, energy_uj, zero, zero, zero))
 
@@ -412,15 +414,15 @@ class Tables:
 
 def _op_bytes(kind: OpKind, profile: DeviceProfile, bits: int) -> float:
     """Return the bytes an op moves for each element it reads or writes."""
-    if kind != "plugin":
-        return profile.traffic[kind] * bits / 8
+    if kind not in profile.plugins:
+        return profile.traffic["activation" if kind in ACTIVATIONS else kind] * bits / 8
     # In FP32, after reading and writing everything to change the format, and again to change back.
     return 4.0 if bits == 32 else 4.0 + (4.0 + bits / 8)
 
 
-def _op_launches(kind: OpKind, bits: int) -> int:
+def _op_launches(kind: OpKind, profile: DeviceProfile, bits: int) -> int:
     """Return the kernels an op starts; an addition is part of the convolution before it."""
-    if kind == "plugin":
+    if kind in profile.plugins:
         return 1 if bits == 32 else 3
     return 0 if kind == "add" else 1
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 import yaml
 
 from hw_models.errors import InputError
-from hw_models.workload import OP_KINDS, PATTERNS
+from hw_models.workload import ACTIVATIONS, OP_KINDS, PATTERNS
 
 Execution: TypeAlias = Literal["executed", "stored only", "illegal"]
 
@@ -90,7 +90,8 @@ class EnergyCoefficients:
     Args:
         measured_at: The measuring point all figures of the profile refer to.
         pj_per_mac: Energy of one MAC by executed precision.
-        pj_per_byte: Energy of one byte moved.
+        pj_per_weight_byte: Energy of one byte of weights, which are read from memory each time.
+            That of activations cannot be told from the MACs' by the figures there are.
         busy_w: Power added while an inference runs, whatever it does.
         clock_exponent: Dynamic energy grows with (GPU clock)^this: higher clocks need more volts.
         host_us: Host time of one batch at the reference clock, during which the GPU idles.
@@ -100,7 +101,7 @@ class EnergyCoefficients:
 
     measured_at: str
     pj_per_mac: Mapping[int, float]
-    pj_per_byte: float
+    pj_per_weight_byte: float
     busy_w: float
     clock_exponent: float
     host_us: float
@@ -153,6 +154,8 @@ class DeviceProfile:
         patterns: Sparsity pattern -> how the runtime treats it.
         pattern_gains: Sparsity pattern -> gain, for the executed ones.
         coefficients: Executed precision in bits -> fitted numbers.
+        plugins: Activations the runtime has no kernel for: they run in FP32 between two changes of
+            format.
         traffic: Share of its bytes that an op of each kind moves; the rest is fused away.
         fixed_us: Time of one inference beyond its layers, at the reference clocks.
         energy: Fitted energy numbers.
@@ -169,6 +172,7 @@ class DeviceProfile:
     patterns: Mapping[str, Execution]
     pattern_gains: Mapping[str, PatternGain]
     coefficients: Mapping[int, Coefficients]
+    plugins: tuple[str, ...]
     traffic: Mapping[str, float]
     fixed_us: float
     energy: EnergyCoefficients
@@ -281,6 +285,7 @@ def profile_from_dict(content: Mapping[str, Any], origin: str) -> DeviceProfile:
         values["coefficients"] = _each(content["coefficients"], int, Coefficients)
         values["pattern_gains"] = _each(content["pattern_gains"], str, PatternGain)
         values["intervals"] = _each(content["intervals"], int, Interval)
+        values["plugins"] = tuple(content["plugins"])
         values["energy"] = EnergyCoefficients(**content["energy"])
         profile = DeviceProfile(**values)
         _check(profile, origin)
@@ -305,7 +310,9 @@ def _check(profile: DeviceProfile, origin: str) -> None:
         raise InputError(f"{origin}: intervals and coefficients must name the same precisions.")
     if set(profile.patterns) != set(PATTERNS):
         raise InputError(f"{origin}: patterns must name each of {', '.join(PATTERNS)}.")
-    kinds = set(OP_KINDS) - {"plugin"}
+    kinds = set(OP_KINDS) - {"leaky", "mish"}
+    if set(profile.plugins) - set(ACTIVATIONS):
+        raise InputError(f"{origin}: plugins may name {', '.join(ACTIVATIONS)}.")
     if set(profile.traffic) != kinds:
         raise InputError(f"{origin}: traffic must name each of {', '.join(sorted(kinds))}.")
     positive: tuple[Coefficients | PowerMode, ...] = (

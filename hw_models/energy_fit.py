@@ -1,6 +1,6 @@
 """Fit the energy coefficients of a profile to measured energies. Needs scipy.
 
-    E = idle x time + (busy x time + pJ/MAC x MACs + pJ/byte x bytes) x (clock ratio)^exponent
+    E = idle x time + (busy x time + pJ/MAC x MACs + pJ/byte x weight bytes) x (clock ratio)^exponent
 
 with time the measured time, host included, so that errors of the latency model stay out of it.
 Where the host's share was measured it is fitted too: per batch, per image and per input value.
@@ -60,7 +60,7 @@ def fit_energy(
     runs = _runs(points)
     prior = EnergyCoefficients(
         plan["measured_at"], {int(b): v for b, v in plan["pj_per_mac"].items()},
-        plan["pj_per_byte"], plan["busy_w"], plan["clock_exponent"], *_host(profile, runs),
+        plan["pj_per_weight_byte"], plan["busy_w"], plan["clock_exponent"], *_host(profile, runs),
     )  # fmt: skip
     if not runs:
         return prior, np.zeros(0)
@@ -118,7 +118,7 @@ def _fit(
     idle = np.asarray([mode.idle_w for mode in modes])
     time_ms = np.asarray([run.time_ms + run.host_ms for run in runs])
     giga_macs, giga_bytes = _moved(profile, runs)
-    mean = np.log([prior.busy_w, prior.pj_per_byte, *(prior.pj_per_mac[b] for b in used)])
+    mean = np.log([prior.busy_w, prior.pj_per_weight_byte, *(prior.pj_per_mac[b] for b in used)])
 
     def unpack(x: Vector) -> EnergyCoefficients:
         busy, per_byte, *per_mac = (float(value) for value in np.exp(x[:-1]))
@@ -127,29 +127,32 @@ def _fit(
         macs = {b: value * shift for b, value in prior.pj_per_mac.items()}
         macs |= dict(zip(used, per_mac, strict=True))
         return replace(
-            prior, busy_w=busy, pj_per_byte=per_byte, pj_per_mac=macs, clock_exponent=float(x[-1])
+            prior, busy_w=busy, pj_per_weight_byte=per_byte, pj_per_mac=macs, clock_exponent=float(x[-1])
         )
 
     def errors(x: Vector) -> Vector:
         fitted = unpack(x)
         per_mac = np.asarray([fitted.pj_per_mac[int(b)] for b in bits])
-        dynamic = fitted.busy_w * time_ms + per_mac * giga_macs + fitted.pj_per_byte * giga_bytes
+        dynamic = fitted.busy_w * time_ms + per_mac * giga_macs + fitted.pj_per_weight_byte * giga_bytes
         energy = idle * time_ms + dynamic * clock**fitted.clock_exponent
         return np.asarray(np.log(energy / measured))
 
+    names = [run.point.network for run in runs]
+    count = np.asarray([names.count(name) for name in names])
+    weight = count**-0.25 / np.mean(count**-0.25)  # as in the fit of latency
     start = np.append(mean, prior.clock_exponent)
 
     def residuals(x: Vector) -> Vector:
-        return np.concatenate([errors(x) / _SCALE, (x - start) / _SPREAD])
+        return np.concatenate([errors(x) * weight / _SCALE, (x - start) / _SPREAD])
 
     solution = np.asarray(least_squares(residuals, start, loss="soft_l1").x)
     return unpack(solution), errors(solution)
 
 
 def _moved(profile: DeviceProfile, runs: Sequence[_Run]) -> tuple[Vector, Vector]:
-    """Return 10^9 MACs and 10^9 bytes of every run, read off a model where a byte costs 1 J."""
+    """Return 10^9 MACs and 10^9 weight bytes of every run, read off a model where a byte costs 1 J."""
     none = replace(
-        profile.energy, pj_per_mac={b: 0.0 for b in profile.coefficients}, pj_per_byte=1e12,
+        profile.energy, pj_per_mac={b: 0.0 for b in profile.coefficients}, pj_per_weight_byte=1e12,
         busy_w=0.0, clock_exponent=0.0, host_us=0.0, host_us_per_image=0.0, host_ns_per_value=0.0,
     )  # fmt: skip
     modes = {name: replace(mode, idle_w=0.0) for name, mode in profile.power_modes.items()}

@@ -390,8 +390,7 @@ class _Reader:
             return
         main = max(sorted(outside), key=self._elements, default=last.input[0])
         sources = [main] if adds else sorted(outside)
-        mish = "Mish" in kinds or {"Softplus", "Tanh", "Mul"} <= kinds
-        self._append(last, "plugin" if mish else "activation", sources, last.output[0])
+        self._append(last, _activation_kind(kinds), sources, last.output[0])
 
     def _dynamic_inputs(self, node: Any) -> int:
         return sum(name not in self.constants and bool(name) for name in node.input)
@@ -509,6 +508,12 @@ class _Reader:
             self.warnings.append(
                 f"{count} x {op_type} is not modelled: costed by the bytes it moves."
             )
+
+
+def _activation_kind(op_types: set[str]) -> OpKind:
+    if "Mish" in op_types or {"Softplus", "Tanh", "Mul"} <= op_types:
+        return "mish"
+    return "leaky" if "LeakyRelu" in op_types else "activation"
 
 
 def _name(node: Any) -> str:

@@ -4,10 +4,10 @@ A `Workload` is one network. A `WorkloadBatch` is N variants of one network as a
 whole population is priced at once; `WorkloadBatch.of` turns the former into the latter.
 
 Which ops to list: convolutions and matrix products with batch norm and bias folded in, and every
-other op that moves data. ReLU and LeakyReLU are fused into the convolution by every runtime
-described here and are not listed; SiLU, sigmoid and the like are listed as "activation", the
-device's parameters say how much of their traffic remains; Mish is a "plugin": no runtime described
-here has a kernel for it, so it runs in FP32 between two changes of format. A matrix product is a 1x1
+other op that moves data. ReLU is fused into the convolution by every runtime described here and is
+not listed; SiLU, sigmoid and the like are listed as "activation", the device's parameters say how
+much of their traffic remains. LeakyReLU ("leaky") and Mish ("mish") have kinds of their own, because
+some runtimes have no kernel for them and leave them to a plugin. A matrix product is a 1x1
 convolution whose output has one row.
 
 Axis letters: N candidates, L convolutions, K other ops.
@@ -27,13 +27,16 @@ IntArray: TypeAlias = npt.NDArray[np.integer[Any]]
 FloatArray: TypeAlias = npt.NDArray[np.floating[Any]]
 
 OpKind: TypeAlias = Literal[
-    "pool", "resize", "concat", "copy", "add", "activation", "plugin", "softmax", "decode",
+    "pool", "resize", "concat", "copy", "add", "activation", "leaky", "mish", "softmax", "decode",
     "unknown",
 ]  # fmt: skip
 OP_KINDS: tuple[OpKind, ...] = (
-    "pool", "resize", "concat", "copy", "add", "activation", "plugin", "softmax", "decode",
+    "pool", "resize", "concat", "copy", "add", "activation", "leaky", "mish", "softmax", "decode",
     "unknown",
 )  # fmt: skip
+
+ACTIVATIONS: tuple[OpKind, ...] = ("activation", "leaky", "mish")
+"""Kinds that pass once over a tensor, or are left to a plugin."""
 
 PATTERNS: tuple[str, ...] = ("dense", "unstructured", "2ep", "3ep", "2:4")
 """Where the kept weights of a layer may lie.

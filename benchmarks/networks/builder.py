@@ -34,13 +34,18 @@ Network: TypeAlias = Callable[[int, int], Workload]
 _FUSED = {"none", "relu"}
 
 
+def _kind(activation: str) -> OpKind:
+    kinds: dict[str, OpKind] = {"mish": "mish", "leaky": "leaky"}
+    return kinds.get(activation, "activation")
+
+
 @dataclass(slots=True)
 class Net:
     """Collects the layers of a network while it is written down.
 
     Args:
         activation: What follows a convolution unless said otherwise: `none`, `relu`, `leaky`
-            (fused), or `silu`, `sigmoid` (a pass of their own), `mish` (a plugin).
+            (fused), or `silu`, `sigmoid` (a pass of their own), `mish` (see hw_models.workload).
         layers: The layers so far.
         sources: For each layer, the layer that made what it reads.
     """
@@ -77,7 +82,7 @@ class Net:
         kind = self.activation if activation is None else activation
         if kind in _FUSED:
             return out
-        return self.op("plugin" if kind == "mish" else "activation", out, out)
+        return self.op(_kind(kind), out, out)
 
     def _made(self, out: Tensor, x: Tensor) -> Tensor:
         self.sources.append(x.made_by)
@@ -138,7 +143,7 @@ class Net:
 
     def activate(self, x: Tensor) -> Tensor:
         """Apply the network's activation to a tensor that no convolution made."""
-        return self.op("plugin" if self.activation == "mish" else "activation", x, x)
+        return self.op(_kind(self.activation), x, x)
 
     def upsample(self, x: Tensor, factor: int = 2) -> Tensor:
         """Enlarge."""
