@@ -5,5 +5,10 @@ dataset.py       images and truth as one value that travels; reads ultralytics d
 annotations.py   YOLO txt rows and COCO json, each fault named by file and line
 letterbox.py     an image into its square, and boxes back
 detection.py     raw outputs -> detections -> COCO mAP
+refit.py         the channels that are left stand in for those removed (least squares)
+batchnorm.py     each channel of a compressed network gets its dense distribution back
+distortion.py    distance of outputs and agreement of detections, against the dense model
+dense.py         what is measured once on the dense model for each input size
+evaluator.py     candidate -> compressed model -> Score or Failed
 demo/            the embedded default: a small trained YOLOv5 and its generated data set
 """

@@ -14,6 +14,8 @@ from evaluators.batchnorm import Moments, fold_batchnorm, measure_moments
 from evaluators.dataset import Dataset
 from evaluators.detection import detect
 from evaluators.distortion import Reference, reference
+from evaluators.refit import Inputs, measure_inputs
+from spaces.groups import Network
 from spaces.model import Detector
 from spaces.quantization.calibrate import calibrate_activations
 from spaces.quantization.grid import ActivationScales
@@ -27,6 +29,7 @@ class DenseAtSize:
 
     Attributes:
         detector: The dense model; it is not changed.
+        network: What `spaces.groups.analyse` found in it.
         imgsz: The input size S in pixels.
         calibration: Images to estimate on.
         validation: Images in the order in which rungs take them.
@@ -35,6 +38,7 @@ class DenseAtSize:
     """
 
     detector: Detector
+    network: Network
     imgsz: int
     calibration: Dataset
     validation: Dataset
@@ -64,6 +68,11 @@ class DenseAtSize:
     def moments(self) -> dict[str, Moments]:
         """What enters each batch norm on the calibration images."""
         return measure_moments(self.detector.net, self.calibration_images)
+
+    @cached_property
+    def inputs(self) -> dict[str, Inputs]:
+        """What enters each convolution on the calibration images."""
+        return measure_inputs(self.detector.net, self.network, self.calibration_images)
 
     @cached_property
     def scales(self) -> ActivationScales:

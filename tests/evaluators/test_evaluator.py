@@ -9,7 +9,7 @@ import torch
 
 from evaluators.dataset import load_dataset
 from evaluators.demo import demo_dataset, demo_detector
-from evaluators.evaluator import PROXY_IMAGES, SUBSET_IMAGES, Evaluator
+from evaluators.evaluator import PROXY_IMAGES, RESTORATIONS, SUBSET_IMAGES, Evaluator
 from evaluators.score import Failed, Score
 from hw_models.errors import InputError
 from spaces.candidate import Candidate
@@ -113,6 +113,7 @@ def damaged(parts: tuple[Detector, Network]) -> tuple[Evaluator, torch.nn.Module
     """An evaluator that knows its dense model, which a test then damages."""
     evaluator = make(parts, 5)
     evaluator.evaluate(pruned(parts[1]), "proxy")
+    assert evaluator._at(SIZE).moments
     return evaluator, evaluator._detector.net
 
 
@@ -164,7 +165,12 @@ def test_errors_of_a_model_fail_and_bugs_raise(
 ) -> None:
     evaluator, net = damaged
     with net.model[3].register_forward_pre_hook(raising(RuntimeError("out of memory"))):
-        for candidate in (Candidate(SIZE), pruned(parts[1])):
+        for candidate, restoration in (
+            (Candidate(SIZE), "refit"),
+            (pruned(parts[1]), "refit"),
+            (pruned(parts[1]), "batch-norm"),
+        ):
+            evaluator._restoration = restoration
             result = evaluator.evaluate(candidate, "proxy")
             assert result == Failed("exception", "RuntimeError: out of memory")
     with (
@@ -172,6 +178,31 @@ def test_errors_of_a_model_fail_and_bugs_raise(
         pytest.raises(TypeError, match="a bug"),
     ):
         evaluator.evaluate(Candidate(SIZE), "proxy")
+
+
+def test_restorations_differ_and_the_default_is_the_best(
+    parts: tuple[Detector, Network],
+) -> None:
+    detector, network = parts
+    ranking = rank(detector, network)
+    agreements = {
+        restoration: Evaluator(
+            detector,
+            network,
+            ranking,
+            demo_dataset("train", 8),
+            demo_dataset("val", 8),
+            restoration,
+        ).evaluate(Candidate(320, pruned(network, 0.9).kept), "proxy")
+        for restoration in RESTORATIONS
+    }
+    assert all(isinstance(score, Score) for score in agreements.values())
+    best = agreements["refit"]
+    for other in ("none", "batch-norm"):
+        assert best.agreement > agreements[other].agreement
+        assert best.distortion < agreements[other].distortion
+    with pytest.raises(AssertionError):
+        Evaluator(detector, network, ranking, demo_dataset("train", 1), demo_dataset("val", 1), "?")
 
 
 def test_candidates_that_do_not_fit_are_refused(parts: tuple[Detector, Network]) -> None:

@@ -1,0 +1,206 @@
+"""Least-squares refit: let the channels that are left stand in for those that were removed.
+
+What a convolution loses with an input channel can be predicted to a good part from the channels it
+still reads. With x the dense inputs of a layer (all taps of its kernel), K the kept and R the
+removed ones, and C their covariance on calibration images, the best linear prediction of x_R is
+A x_K, A = C_RK (C_KK + lambda I)^-1, and the layer that reproduces the dense outputs best is
+
+    W' = W_K + W_R A        b' = b + W_R (mean_R - A mean_K)
+
+(ridge regression that shrinks to the weights as they were). All layers are refit at once from dense
+statistics: a candidate costs some matrix solves and no forward pass. He et al., Channel Pruning,
+ICCV 2017, arXiv 1707.06168, do so for one layer; Hubara et al., AdaQuant, arXiv 2006.10518, call
+the choice between all layers at once and one after the other parallel and sequential.
+
+Axis letters: O outputs, I input channels, F features (inputs whose covariance is known), T taps of
+the kernel that share a feature, K kept features, R removed features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import unfold
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from hw_models.workload import ConvShape
+from spaces.groups import FIXED, Network
+
+RIDGE = 0.05  # of the mean variance; .01 to .05 are equally good within noise
+POSITIONS = 16_384  # samples of a layer's input; several times the number of features
+# Above it (3 x 3 on more than 256 channels) only covariances of channels are kept: what was removed
+# is then predicted tap by tap, somewhat worse, but with an 81st of the memory.
+LARGEST_COVARIANCE = 2304
+TINY_VARIANCE = 1e-12  # keeps a layer of dead inputs solvable
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Inputs:
+    """What a dense layer reads: mean [F] and covariance [F, F], F = I * taps or I."""
+
+    mean_F: Tensor
+    covariance_FF: Tensor
+
+
+def measure_inputs(net: nn.Module, network: Network, images: Tensor) -> dict[str, Inputs]:
+    """Measure what enters each convolution whose input channels may be removed.
+
+    Args:
+        net: The dense network in eval mode; not changed.
+        network: What `spaces.groups.analyse` found in it.
+        images: [N, 3, H, W] in 0..1, all in one pass.
+
+    Returns:
+        Statistics by the convolution's module name.
+    """
+    measured: dict[str, Inputs] = {}
+    shared = WeakTensorKeyDictionary()  # several convolutions may read one tensor
+
+    def record(name: str, conv: nn.Conv2d, x: Tensor) -> None:
+        geometry = (conv.kernel_size, conv.stride, conv.padding)
+        known = shared.setdefault(x, {})
+        if geometry not in known:
+            known[geometry] = _inputs(conv, x)
+        measured[name] = known[geometry]
+
+    names = [step.name for step, _, _ in _prunable(network)]
+    with torch.no_grad(), _watching(net, names, record):
+        net(images)
+    return measured
+
+
+def refit(
+    net: nn.Module,
+    dense: nn.Module,
+    network: Network,
+    kept: NDArray[np.bool_],
+    inputs: dict[str, Inputs],
+) -> None:
+    """Refit all convolutions that lost input channels, in place.
+
+    Args:
+        net: What `spaces.compress.compress` made of `dense`.
+        dense: The dense network.
+        network: What `spaces.groups.analyse` found in `dense`.
+        kept: For each channel number whether it is kept, from `spaces.compress.kept_channels`.
+        inputs: What `measure_inputs` returned for `dense`.
+    """
+    predictors: dict[int, _Predictor] = {}  # layers that read the same tensor share it
+    for step, reads, writes in _prunable(network):
+        kept_I, kept_O = (torch.from_numpy(kept[channels]) for channels in (reads, writes))
+        if kept_I.all():
+            continue
+        layer = inputs[step.name]
+        if id(layer) not in predictors:
+            predictors[id(layer)] = _predictor(layer, kept_I)
+        conv = cast("nn.Conv2d", dense.get_submodule(step.name))
+        _store(net, step.name, *predictors[id(layer)].refit(conv.weight.detach()[kept_O]))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Predictor:
+    """How the removed features of a layer follow from the kept ones: x_R = A x_K + offset.
+
+    Attributes:
+        kept_F: Which features are kept.
+        predict_RK: A.
+        offset_R: The offset.
+    """
+
+    kept_F: Tensor
+    predict_RK: Tensor
+    offset_R: Tensor
+
+    def refit(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the refit of a weight [O, I, kh, kw], [O, kept I, kh, kw], and its shift [O]."""
+        outputs, _, *kernel = weight.shape
+        weight_OFT = weight.reshape(outputs, len(self.kept_F), -1)
+        removed_ORT = weight_OFT[:, ~self.kept_F]
+        correction_OKT = torch.einsum("ort,rk->okt", removed_ORT, self.predict_RK)
+        refit_OKT = weight_OFT[:, self.kept_F] + correction_OKT
+        return refit_OKT.reshape(outputs, -1, *kernel), removed_ORT.sum(2) @ self.offset_R
+
+
+def _predictor(inputs: Inputs, kept_I: Tensor) -> _Predictor:
+    kept_F = kept_I.repeat_interleave(len(inputs.mean_F) // len(kept_I))
+    covariance_KF = inputs.covariance_FF[kept_F]
+    covariance_KK = covariance_KF[:, kept_F]
+    ridge = RIDGE * covariance_KK.diagonal().mean() + TINY_VARIANCE
+    covariance_KK.diagonal().add_(ridge)
+    factor = torch.linalg.cholesky(covariance_KK)
+    predict_RK = torch.cholesky_solve(covariance_KF[:, ~kept_F], factor).T
+    return _Predictor(
+        kept_F,
+        predict_RK,
+        inputs.mean_F[~kept_F] - predict_RK @ inputs.mean_F[kept_F],
+    )
+
+
+def _prunable(network: Network) -> Iterator[tuple[ConvShape, NDArray[np.int64], NDArray[np.int64]]]:
+    """Yield dense convolutions that read channels of a group, with what they read and write."""
+    for step, reads, writes in zip(network.steps, network.reads, network.writes, strict=True):
+        if isinstance(step, ConvShape) and step.groups == 1 and (reads != FIXED).any():
+            yield step, reads, writes
+
+
+@contextmanager
+def _watching(
+    net: nn.Module, names: list[str], look: Callable[[str, nn.Conv2d, Tensor], None]
+) -> Iterator[None]:
+    handles = [
+        net.get_submodule(name).register_forward_pre_hook(
+            lambda conv, args, name=name: look(name, cast("nn.Conv2d", conv), args[0])
+        )
+        for name in names
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _inputs(conv: nn.Conv2d, x_NIHW: Tensor) -> Inputs:
+    taps = conv.kernel_size[0] * conv.kernel_size[1]
+    padding = cast("tuple[int, int]", conv.padding)
+    if taps == 1 or conv.in_channels * taps > LARGEST_COVARIANCE:
+        samples = (x.flatten(1).T for x in x_NIHW)
+    else:
+        samples = (
+            unfold(x[None], conv.kernel_size, padding=padding, stride=conv.stride)[0].T
+            for x in x_NIHW
+        )
+    each = -(-POSITIONS // len(x_NIHW))
+    x_PF = torch.cat([_some(positions_PF, each) for positions_PF in samples])
+    mean_F = x_PF.mean(0)
+    x_PF = x_PF - mean_F
+    return Inputs(mean_F, x_PF.T @ x_PF / len(x_PF))
+
+
+def _some(positions_PF: Tensor, count: int) -> Tensor:
+    """Return at most `count` positions, always the same ones."""
+    if len(positions_PF) <= count:
+        return positions_PF
+    generator = torch.Generator().manual_seed(0)
+    return positions_PF[torch.randperm(len(positions_PF), generator=generator)[:count]]
+
+
+def _store(net: nn.Module, name: str, weight: Tensor, shift: Tensor) -> None:
+    """Set a convolution's weight and shift its output: by its bias, or by the norm behind it."""
+    conv = cast("nn.Conv2d", net.get_submodule(name))
+    norm = getattr(net.get_submodule(name.rpartition(".")[0]), "bn", None)
+    with torch.no_grad():
+        conv.weight.copy_(weight)
+        if conv.bias is not None:
+            conv.bias.add_(shift)
+        elif isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None:
+            norm.running_mean.sub_(shift)
+        else:
+            conv.bias = nn.Parameter(shift, requires_grad=False)
