@@ -12,6 +12,7 @@ from hw_models.errors import InputError
 from spaces.groups import Network
 from spaces.model import Detector
 from spaces.saliency import CRITERIA, rank
+from spaces.saliency.activation import activation
 from spaces.saliency.bn_gamma import bn_gamma
 from spaces.saliency.energy import activation_energy, energy
 from spaces.saliency.norm import l1, l2
@@ -60,17 +61,21 @@ def test_energy_of_relu_in_closed_form() -> None:
     assert found.tolist() == pytest.approx([0.5, 4.5], rel=1e-6)
 
 
+def pictures(count: int = 3) -> torch.Tensor:
+    return torch.rand(count, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_every_criterion_orders_every_group(
     u_detector: Detector, u_network: Network, criterion: str
 ) -> None:
     before = u_detector.digest
-    ranking = rank(u_detector, u_network, criterion)
+    ranking = rank(u_detector, u_network, criterion, pictures())
     assert ranking.keys() == {group.name for group in u_network.groups}
     for group in u_network.groups:
         assert np.array_equal(np.sort(ranking[group.name]), np.arange(group.size))
     assert u_detector.digest == before
-    again = rank(u_detector, u_network, criterion)
+    again = rank(u_detector, u_network, criterion, pictures())
     assert all(np.array_equal(again[name], order) for name, order in ranking.items())
 
 
@@ -107,3 +112,29 @@ def test_channels_that_all_score_nothing_keep_their_order(
 def test_unknown_criterion_is_refused(u_detector: Detector, u_network: Network) -> None:
     with pytest.raises(InputError, match="Unknown pruning criterion 'size'; expected one of l1"):
         rank(u_detector, u_network, "size")
+
+
+def test_activation_is_the_mean_square_on_images(u_detector: Detector) -> None:
+    images = pictures(11)  # in two batches, of 8 and 3
+    block = u_detector.net.get_submodule("model.1")
+    with torch.no_grad():
+        maps = block(u_detector.net.get_submodule("model.0")(images))
+    expected = maps.double().square().mean((0, 2, 3))
+    assert torch.allclose(activation(u_detector.net, images)(block), expected, rtol=1e-5)
+    assert not any(module._forward_hooks for module in u_detector.net.modules())
+
+
+def test_activation_wants_images(u_detector: Detector, u_network: Network) -> None:
+    for images in (None, torch.zeros(0, 3, 64, 64)):
+        with pytest.raises(InputError, match="expected at least one, got none"):
+            rank(u_detector, u_network, "activation", images)
+
+
+def test_expected_energy_is_close_to_the_measured_one(u_detector: Detector) -> None:
+    """The batch norms of this model have the statistics of such pictures."""
+    images = torch.rand(4, 3, 128, 128, generator=torch.Generator().manual_seed(1))
+    measured = activation(u_detector.net, images)
+    for name in ("model.0", "model.3", "model.6.m.1.cv2"):
+        block = u_detector.net.get_submodule(name)
+        correlation = np.corrcoef(energy(block).numpy(), measured(block).numpy())[0, 1]
+        assert correlation > 0.9, name
