@@ -7,7 +7,6 @@ traceback.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -140,11 +139,6 @@ def _integers(option: str, text: str | None) -> tuple[int, ...] | None:
         ) from None
 
 
-def _terminate(*_: object) -> None:
-    """Handle SIGTERM like Ctrl-C: end in good order."""
-    raise KeyboardInterrupt
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code.
 
@@ -153,7 +147,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     os.environ.setdefault("YOLO_OFFLINE", "1")
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the cores are for the actors
-    signal.signal(signal.SIGTERM, _terminate)
     try:
         code = app(args=arguments, standalone_mode=False)
     except ParetrimError as error:

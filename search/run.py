@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -175,10 +176,17 @@ def _pool(problem: Problem) -> Iterator[Pool]:
         pool = InProcessPool(problem.build)
     else:
         pool = RayPool(problem.build, problem.settings.actors, deadline_s)
+    # Only now: Ray sets a handler of its own when it starts.
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield pool
     finally:
         pool.close()
+
+
+def _interrupt(*_: object) -> None:
+    """Treat SIGTERM like Ctrl-C: end in good order."""
+    raise KeyboardInterrupt
 
 
 def _resolved(problem: Problem) -> dict[str, Any]:
