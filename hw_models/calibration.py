@@ -53,7 +53,12 @@ def calibrate(content: Mapping[str, Any], points: Sequence[Point]) -> dict[str, 
             "Start from a profile in hw_models/devices that has one.",
         )
     facts = {key: value for key, value in content.items() if key not in FITTED}
-    rows = [point for point in points if point.role == "calibrate"]
+    left_out_networks = set(facts["plan"].get("exclude", ()))
+    rows = [
+        point
+        for point in points
+        if point.role == "calibrate" and point.network not in left_out_networks
+    ]
     timed = [point for point in rows if point.metric == LATENCY]
     if not timed:
         raise InputError("The table has no latency of role `calibrate` to fit.")

@@ -311,7 +311,7 @@ class Tables:
         host = reference.cpu_mhz / mode.cpu_mhz
         self._host_us = energy.host_us * host
         self._host_us_per_image = energy.host_us_per_image * host
-        self._host_us_per_value = energy.host_ns_per_value * host / 1e3
+        self._host_us_per_value = energy.host_ns_per_value / emc / 1e3
 
         gains = [profile.pattern_gains.get(name) for name in PATTERNS]
         self._pattern_time = np.asarray([1 / g.speedup if g else 1 for g in gains], dtype=dtype)

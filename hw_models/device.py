@@ -96,7 +96,7 @@ class EnergyCoefficients:
         clock_exponent: Dynamic energy grows with (GPU clock)^this: higher clocks need more volts.
         host_us: Host time of one batch at the reference clock, during which the GPU idles.
         host_us_per_image: Host time of one image.
-        host_ns_per_value: Host time of one input value.
+        host_ns_per_value: Host time of one input value, which is copied at the memory clock.
     """
 
     measured_at: str

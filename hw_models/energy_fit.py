@@ -92,12 +92,13 @@ def _host(profile: DeviceProfile, runs: Sequence[_Run]) -> tuple[float, float, f
     timed = [run for run in runs if run.host_ms > 0]
     if not timed:
         return 0.0, 0.0, 0.0
-    reference = profile.mode(profile.reference_mode).cpu_mhz
+    reference = profile.mode(profile.reference_mode)
     rows, targets = [], []
     for run in timed:
-        clock = reference / profile.mode(run.point.power_mode).cpu_mhz
+        mode = profile.mode(run.point.power_mode)
+        cpu, memory = reference.cpu_mhz / mode.cpu_mhz, reference.emc_mhz / mode.emc_mhz
         values = run.point.batch * math.prod(run.point.workload.input_shape)
-        rows.append([clock * 1e-3, clock * run.point.batch * 1e-3, clock * values * 1e-6])
+        rows.append([cpu * 1e-3, cpu * run.point.batch * 1e-3, memory * values * 1e-6])
         targets.append(run.host_ms)
     matrix, target = np.asarray(rows), np.asarray(targets)
     solution, _ = nnls(matrix / target[:, None], np.ones(len(target)))
