@@ -19,9 +19,9 @@ from typing import Any, Protocol
 
 import ray
 import torch
-from evaluators.evaluator import Evaluator
 from ray.exceptions import RayError, RayTaskError
 
+from evaluators.evaluator import Evaluator
 from evaluators.score import Failed
 from hw_models.errors import DeviceError
 from search.ledger import Outcome, Task

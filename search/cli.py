@@ -14,10 +14,9 @@ from typing import Annotated, Any
 
 import typer
 from click.exceptions import ClickException
-
-# from hw_models.cli import add_commands
 from rich.console import Console
 
+from hw_models.cli import add_commands
 from hw_models.errors import InputError, ParetrimError
 
 app = typer.Typer(
@@ -27,7 +26,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-# add_commands(app)
+add_commands(app)
 
 INTERRUPTED = 130
 LOG_WIDTH = 130  # of tables where standard output is no terminal

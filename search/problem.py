@@ -15,10 +15,11 @@ from functools import partial
 
 import numpy as np
 import numpy.typing as npt
-from evaluators.evaluator import Evaluator
 
 from evaluators.dataset import Dataset, check_names, load_dataset
 from evaluators.demo import demo_dataset, demo_detector
+from evaluators.dense import as_input
+from evaluators.evaluator import Evaluator
 from evaluators.score import Score
 from hw_models.cost import Cost, CostBatch, CostModel
 from hw_models.device import DeviceProfile, load_profile
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 
 Genomes = npt.NDArray[np.int64]
 
+PROTOCOL = "2"  # to be counted up when the same candidate would get another score
 CALIBRATION_IMAGES = 32
 DEMO_VALIDATION_IMAGES = 128
 
@@ -128,7 +130,7 @@ def prepare(settings: Settings) -> Problem:
         Evaluator,
         detector=detector,
         network=network,
-        ranking=rank(detector, network, criterion),
+        ranking=rank(detector, network, criterion, as_input(calibration.squares(imgsz[0]))),
         calibration=calibration,
         validation=validation,
     )
@@ -209,7 +211,7 @@ def useful_bits(profile: DeviceProfile, settings: Settings) -> list[tuple[int, i
 
 
 def _protocol(detector: Detector, calibration: Dataset, validation: Dataset, criterion: str) -> str:
-    parts = [detector.digest, calibration.digest, validation.digest, criterion]
+    parts = [PROTOCOL, detector.digest, calibration.digest, validation.digest, criterion]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

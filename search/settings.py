@@ -115,7 +115,7 @@ class Settings(BaseModel):
     size: Budget | None = None
     max_drop: float | None = Field(default=None, ge=0, le=1)
     method: Literal["paretrim", "nsga2", "uniform"] = "paretrim"
-    prune: str = "energy"
+    prune: str = "activation"
     bits: tuple[int, ...] = ()
     act_bits: tuple[int, ...] = ()
     ignore: tuple[str, ...] = ()
