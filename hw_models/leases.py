@@ -62,7 +62,6 @@ class LeaseTable:
     _changed: threading.Condition = field(default_factory=threading.Condition)
     _slots: dict[str, _Slot] = field(default_factory=dict)
     _requests: list[Request] = field(default_factory=list)
-    _granted: dict[Request, Lease] = field(default_factory=dict)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     def add(self, key: str, kind: str) -> None:
@@ -96,31 +95,35 @@ class LeaseTable:
             return request
 
     def poll(self, request: Request) -> Lease | None:
-        """The request's lease, if its turn has come; ask once more than it was granted is an error.
+        """The request's lease, if its turn has come; the request is served then.
 
         Raises:
             DeviceCallError: If no device of the kind is open.
         """
         with self._changed:
-            self._grant()
-            if request in self._granted:
-                return self._granted.pop(request)
+            assert request in self._requests, "served or withdrawn already"
+            self._expire()
             if not self._open_keys(request.kind):
                 raise DeviceCallError(
                     f"no device of the kind {request.kind!r} is usable.",
                     "`paretrim devices` shows why.",
                     Retry.NEVER,
                 )
-            return None
+            key = self._turn(request)
+            if key is None:
+                return None
+            self._requests.remove(request)
+            lease = Lease(key, next(self._numbers))
+            slot = self._slots[key]
+            slot.lease, slot.expires_s = lease, self.clock() + self.lease_s
+            return lease
 
     def withdraw(self, request: Request) -> None:
-        """Take a request back; a lease granted meanwhile is released."""
+        """Take a request back; nothing happens if it was served."""
         with self._changed:
-            lease = self._granted.pop(request, None)
             if request in self._requests:
                 self._requests.remove(request)
-        if lease is not None:
-            self.release(lease)
+                self._changed.notify_all()
 
     def acquire(
         self, kind: str, priority: int = 0, avoid: Iterable[str] = (), timeout_s: float = 3600.0
@@ -187,17 +190,14 @@ class LeaseTable:
             if slot.lease is not None and now_s >= slot.expires_s:
                 slot.lease = None
 
-    def _grant(self) -> None:
-        """Serve the requests that can be served, in their order."""
-        self._expire()
-        for request in sorted(self._requests, key=lambda request: request.order):
-            usable = self._open_keys(request.kind)
-            wanted = [key for key in usable if key not in request.avoid] or usable
-            free = [key for key in wanted if self._slots[key].lease is None]
-            if free:
-                lease = Lease(free[0], next(self._numbers))
-                slot = self._slots[lease.key]
-                slot.lease, slot.expires_s = lease, self.clock() + self.lease_s
-                self._requests.remove(request)
-                self._granted[request] = lease
-                self._changed.notify_all()
+    def _turn(self, request: Request) -> str | None:
+        """The device for a request; what those before it in the queue will take is left to them."""
+        taken: set[str] = set()
+        for other in sorted(self._requests, key=lambda waiting: waiting.order):
+            usable = self._open_keys(other.kind)
+            wanted = [key for key in usable if key not in other.avoid] or usable
+            free = [key for key in wanted if self._slots[key].lease is None and key not in taken]
+            if other == request:
+                return free[0] if free else None
+            taken.update(free[:1])
+        return None
