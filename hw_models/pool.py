@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import math
 import random
 import statistics
 import threading
@@ -46,6 +47,9 @@ MAD_TO_SIGMA = 1.4826
 
 OUTLIER_SIGMAS = 3.5
 """Iglewicz and Hoaglin (1993), How to detect and handle outliers: modified z-score."""
+
+MIN_WAIT_S = 0.01
+"""Another thread may be admitting the device that is waited for."""
 
 MAX_UPLOADS = 3
 """Of one model for one measurement: it may be damaged on its way or forgotten."""
@@ -91,7 +95,7 @@ class Rules:
 
     attempts: int = 4
     lease_s: float = 900.0
-    acquire_s: float = 3600.0
+    acquire_s: float = 600.0
     busy_s: float = 120.0
     max_temperature_c: float = 80.0
     thermal_s: float = 300.0
@@ -234,9 +238,9 @@ class DevicePool:
         self._admit_due()
         kind = self._one_kind() if kind is None else kind
         avoid: set[str] = set()
-        trouble = DeviceCallError("no attempt was made.")
+        trouble: DeviceCallError | None = None
         for _ in range(self._rules.attempts):
-            lease = self._leases.acquire(kind, priority, avoid, self._rules.acquire_s)
+            lease = self._acquire(kind, priority, avoid, trouble)
             member = self._members[lease.key]
             try:
                 return self._measure_on(member, lease, model, protocol, shapes)
@@ -248,12 +252,42 @@ class DevicePool:
                 self._after_failure(member, lease, error)
             finally:
                 self._leases.release(lease)
-            self._admit_due()
+        assert trouble is not None
         raise DeviceCallError(
             f"{self._rules.attempts} attempts failed; the last one: {trouble.message}",
             trouble.hint or "`paretrim devices` shows how the devices are.",
             Retry.NEVER,
         )
+
+    def _acquire(
+        self, kind: str, priority: int, avoid: Iterable[str], trouble: DeviceCallError | None
+    ) -> Lease:
+        """Lease a device; where all are quarantined, wait for the first one whose time is over.
+
+        Raises:
+            DeviceCallError: If there is none in time; the last trouble says why.
+        """
+        deadline_s = self._clock() + self._rules.acquire_s
+        while True:
+            self._admit_due()
+            left_s = deadline_s - self._clock()
+            try:
+                return self._leases.acquire(kind, priority, avoid, left_s)
+            except DeviceCallError as error:
+                due_s = min(
+                    (
+                        member.quarantined_until_s
+                        for member in self._members.values()
+                        if member.health is Health.QUARANTINED
+                    ),
+                    default=math.inf,
+                )
+                if error.retry is Retry.HERE or due_s > deadline_s:
+                    if trouble is None:
+                        raise
+                    message = f"{error.message} The last trouble: {trouble.message}"
+                    raise DeviceCallError(message, trouble.hint, Retry.NEVER) from None
+            self._sleep(max(MIN_WAIT_S, due_s - self._clock()))
 
     # -- one measurement --------------------------------------------------------------------------
 
