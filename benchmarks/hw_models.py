@@ -18,7 +18,13 @@ from scipy.optimize import nnls
 from scipy.stats import spearmanr
 
 from hw_models.cost import Cost, CostModel, Vector
-from hw_models.device import DEVICES, DeviceProfile, load_profile, read_profile_yaml, shipped_profiles
+from hw_models.device import (
+    DEVICES,
+    DeviceProfile,
+    load_profile,
+    read_profile_yaml,
+    shipped_profiles,
+)
 from hw_models.networks import MEASUREMENTS
 from hw_models.points import ENERGY, LATENCY, Point, read_points
 
@@ -134,9 +140,7 @@ def _add(
         f"{Errors.of(np.asarray([rival(p) for p in points]), measured).mape:.1f}" if rival else "-"
         for rival in (flops_only(fitted), roofline(fitted))
     ]
-    table.add_row(
-        device, precision, label, *ours.cells(), f"{100 * np.mean(inside):.0f}", *others
-    )
+    table.add_row(device, precision, label, *ours.cells(), f"{100 * np.mean(inside):.0f}", *others)
 
 
 def energy_table(devices: Sequence[str]) -> Table:

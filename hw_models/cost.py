@@ -305,7 +305,8 @@ class Tables:
         dynamic = gpu**energy.clock_exponent
         self._power_w = dtype(mode.idle_w + energy.busy_w * dynamic)
         self._mac_uj = np.asarray(
-            [energy.pj_per_mac.get(bits, np.nan) * dynamic / 1e6 for bits in self._bits], dtype=dtype
+            [energy.pj_per_mac.get(bits, np.nan) * dynamic / 1e6 for bits in self._bits],
+            dtype=dtype,
         )
         self._weight_byte_uj = dtype(energy.pj_per_weight_byte * dynamic / 1e6)
         host = reference.cpu_mhz / mode.cpu_mhz
@@ -376,9 +377,8 @@ class Tables:
         data = pixels * (channels_in * stride * part + channels_out) + weights
         data = data * self._act_bytes[code]
         memory_us = data * self._byte_us[code]
-        time_us = (
-            (self._launch_us[code] + self._depth_us[code] * depth) * part
-            + np.sqrt(compute_us * compute_us + memory_us * memory_us)
+        time_us = (self._launch_us[code] + self._depth_us[code] * depth) * part + np.sqrt(
+            compute_us * compute_us + memory_us * memory_us
         )
         energy_uj = time_us * self._power_w + macs * self._mac_uj[code]
         energy_uj = energy_uj + weights * self._act_bytes[code] * self._weight_byte_uj

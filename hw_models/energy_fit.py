@@ -128,13 +128,19 @@ def _fit(
         macs = {b: value * shift for b, value in prior.pj_per_mac.items()}
         macs |= dict(zip(used, per_mac, strict=True))
         return replace(
-            prior, busy_w=busy, pj_per_weight_byte=per_byte, pj_per_mac=macs, clock_exponent=float(x[-1])
+            prior,
+            busy_w=busy,
+            pj_per_weight_byte=per_byte,
+            pj_per_mac=macs,
+            clock_exponent=float(x[-1]),
         )
 
     def errors(x: Vector) -> Vector:
         fitted = unpack(x)
         per_mac = np.asarray([fitted.pj_per_mac[int(b)] for b in bits])
-        dynamic = fitted.busy_w * time_ms + per_mac * giga_macs + fitted.pj_per_weight_byte * giga_bytes
+        dynamic = (
+            fitted.busy_w * time_ms + per_mac * giga_macs + fitted.pj_per_weight_byte * giga_bytes
+        )
         energy = idle * time_ms + dynamic * clock**fitted.clock_exponent
         return np.asarray(np.log(energy / measured))
 

@@ -87,7 +87,16 @@ def _row(layer: ConvShape | OtherOp) -> tuple[str | int, ...]:
     channels = (layer.in_channels, layer.out_channels)
     if isinstance(layer, ConvShape):
         size = (layer.out_h, layer.out_w)
-        return ("conv", *channels, *layer.kernel, *layer.stride, layer.groups, layer.siblings, *size, *size)
+        return (
+            "conv",
+            *channels,
+            *layer.kernel,
+            *layer.stride,
+            layer.groups,
+            layer.siblings,
+            *size,
+            *size,
+        )
     sizes = (layer.in_h, layer.in_w, layer.out_h, layer.out_w)
     return (layer.kind, *channels, 1, 1, 1, 1, 1, 1, *sizes)
 

@@ -158,7 +158,9 @@ class Net:
             for source, layer in zip(self.sources, self.layers, strict=True)
         ]
         layers = tuple(
-            replace(layer, siblings=keys.count(key)) if key and isinstance(layer, ConvShape) else layer
+            replace(layer, siblings=keys.count(key))
+            if key and isinstance(layer, ConvShape)
+            else layer
             for key, layer in zip(keys, self.layers, strict=True)
         )
         return Workload(layers, 1, (image.channels, image.rows, image.columns))
