@@ -60,9 +60,13 @@ class DenseAtSize:
             yield as_input(self._decoded[start][: part.stop - start])
 
     @cached_property
+    def _calibration_squares(self) -> Tensor:
+        return self.calibration.squares(self.imgsz)
+
+    @property
     def calibration_images(self) -> Tensor:
         """All calibration images as inputs [N, 3, S, S] in 0..1."""
-        return as_input(self.calibration.squares(self.imgsz))
+        return as_input(self._calibration_squares)
 
     @cached_property
     def moments(self) -> dict[str, Moments]:

@@ -34,6 +34,7 @@ from hw_models.workload import ConvShape
 from spaces.groups import FIXED, Network
 
 RIDGE = 0.05  # of the mean variance; .01 to .05 are equally good within noise
+BATCH = 8  # images in one pass
 POSITIONS = 16_384  # samples of a layer's input; several times the number of features
 # Above it (3 x 3 on more than 256 channels) only covariances of channels are kept: what was removed
 # is then predicted tap by tap, somewhat worse, but with an 81st of the memory.
@@ -43,10 +44,25 @@ TINY_VARIANCE = 1e-12  # keeps a layer of dead inputs solvable
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Inputs:
-    """What a dense layer reads: mean [F] and covariance [F, F], F = I * taps or I."""
+    """What a dense layer reads, F = I * taps features or I.
 
+    Attributes:
+        count: Positions they were measured at.
+        mean_F: Mean of each feature.
+        covariance_FF: Their covariance.
+    """
+
+    count: int
     mean_F: Tensor
     covariance_FF: Tensor
+
+    def and_also(self, other: Inputs) -> Inputs:
+        """Return the statistics of both sets of positions (Chan, Golub and LeVeque, 1983)."""
+        share = other.count / (self.count + other.count)
+        step_F = other.mean_F - self.mean_F
+        covariance_FF = torch.lerp(self.covariance_FF, other.covariance_FF, share)
+        covariance_FF.addr_(step_F, step_F, alpha=share * (1 - share))
+        return Inputs(self.count + other.count, self.mean_F + share * step_F, covariance_FF)
 
 
 def measure_inputs(net: nn.Module, network: Network, images: Tensor) -> dict[str, Inputs]:
@@ -55,25 +71,27 @@ def measure_inputs(net: nn.Module, network: Network, images: Tensor) -> dict[str
     Args:
         net: The dense network in eval mode; not changed.
         network: What `spaces.groups.analyse` found in it.
-        images: [N, 3, H, W] in 0..1, all in one pass.
+        images: [N, 3, H, W] in 0..1.
 
     Returns:
-        Statistics by the convolution's module name.
+        Statistics by the convolution's module name; one object for all that read the same tensor.
     """
+    positions = -(-POSITIONS // len(images))
+    readers = WeakTensorKeyDictionary()  # tensor -> for each geometry the first layer that reads it
+    first_reader: dict[str, str] = {}
     measured: dict[str, Inputs] = {}
-    shared = WeakTensorKeyDictionary()  # several convolutions may read one tensor
 
     def record(name: str, conv: nn.Conv2d, x: Tensor) -> None:
         geometry = (conv.kernel_size, conv.stride, conv.padding)
-        known = shared.setdefault(x, {})
-        if geometry not in known:
-            known[geometry] = _inputs(conv, x)
-        measured[name] = known[geometry]
+        first = first_reader[name] = readers.setdefault(x, {}).setdefault(geometry, name)
+        if first == name:
+            now = _inputs(conv, x, positions)
+            measured[name] = measured[name].and_also(now) if name in measured else now
 
-    names = [step.name for step, _, _ in _prunable(network)]
-    with torch.no_grad(), _watching(net, names, record):
-        net(images)
-    return measured
+    with torch.no_grad(), _watching(net, [s.name for s, _, _ in _prunable(network)], record):
+        for batch in images.split(BATCH):
+            net(batch)
+    return {name: measured[first] for name, first in first_reader.items()}
 
 
 def refit(
@@ -167,7 +185,8 @@ def _watching(
             handle.remove()
 
 
-def _inputs(conv: nn.Conv2d, x_NIHW: Tensor) -> Inputs:
+def _inputs(conv: nn.Conv2d, x_NIHW: Tensor, positions: int) -> Inputs:
+    """Measure some positions of each image."""
     taps = conv.kernel_size[0] * conv.kernel_size[1]
     padding = cast("tuple[int, int]", conv.padding)
     if taps == 1 or conv.in_channels * taps > LARGEST_COVARIANCE:
@@ -177,11 +196,10 @@ def _inputs(conv: nn.Conv2d, x_NIHW: Tensor) -> Inputs:
             unfold(x[None], conv.kernel_size, padding=padding, stride=conv.stride)[0].T
             for x in x_NIHW
         )
-    each = -(-POSITIONS // len(x_NIHW))
-    x_PF = torch.cat([_some(positions_PF, each) for positions_PF in samples])
+    x_PF = torch.cat([_some(sample_PF, positions) for sample_PF in samples])
     mean_F = x_PF.mean(0)
     x_PF = x_PF - mean_F
-    return Inputs(mean_F, x_PF.T @ x_PF / len(x_PF))
+    return Inputs(len(x_PF), mean_F, x_PF.T @ x_PF / len(x_PF))
 
 
 def _some(positions_PF: Tensor, count: int) -> Tensor:

@@ -137,10 +137,25 @@ def test_layers_that_read_one_tensor_share_its_statistics(
     assert "model.0.conv" not in inputs
 
 
+def test_statistics_of_several_batches_are_those_of_all_positions(
+    parts: tuple[Detector, Network, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BATCH", 3)  # of 4 images: batches of different size
+    detector, network, images = parts
+    name = "model.9.cv1.conv"
+    inputs = measure_inputs(detector.net, network, images)[name]
+    x = patches(parts, name)
+    assert inputs.count == len(x)
+    torch.testing.assert_close(inputs.mean_F.double(), x.mean(0), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        inputs.covariance_FF.double(), torch.cov(x.T, correction=0), rtol=1e-3, atol=1e-4
+    )
+
+
 def test_dead_inputs_are_no_trouble(parts: tuple[Detector, Network, torch.Tensor]) -> None:
     detector, network, _ = parts
     inputs = {
-        name: Inputs(torch.zeros_like(i.mean_F), torch.zeros_like(i.covariance_FF))
+        name: Inputs(1, torch.zeros_like(i.mean_F), torch.zeros_like(i.covariance_FF))
         for name, i in measure_inputs(detector.net, network, parts[2]).items()
     }
     candidate, ranking = slim(network, 0.5), rank(detector, network)
