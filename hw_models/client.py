@@ -47,7 +47,7 @@ class Timeouts:
 
     info_s: float = 10.0
     upload_s: float = 120.0
-    measure_s: float = 300.0
+    measure_s: float = 600.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,100 @@
+"""`paretrim devices HOST:PORT ...`: how the workers are."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from hw_models.client import Credentials, DeviceClient, Timeouts
+from hw_models.measurement import DeviceCallError, DeviceInfo
+
+TIMEOUTS = Timeouts(info_s=5.0)
+ASKED_AT_ONCE = 16
+"""Workers asked at the same time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a look at one worker found: its answer, or why there is none."""
+
+    address: str
+    info: DeviceInfo | None = None
+    is_serving: bool = False
+    trouble: str = ""
+
+
+def look_at(address: str, credentials: Credentials | None = None) -> Look:
+    """Ask one worker how it is.
+
+    Raises:
+        InputError: If the address or the credentials are no good.
+    """
+    with DeviceClient(address, credentials, TIMEOUTS) as client:
+        try:
+            return Look(address, client.info(), client.is_serving())
+        except DeviceCallError as error:
+            return Look(address, trouble=str(error))
+
+
+def devices(
+    addresses: Annotated[list[str], typer.Argument(metavar="HOST:PORT...", help="of workers")],
+    tls_ca: Annotated[
+        Path | None, typer.Option(help="certificate authority of the workers' certificates")
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="our certificate")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="its key")] = None,
+    token_file: Annotated[Path | None, typer.Option(help="holds the bearer token")] = None,
+    server_name: Annotated[
+        str, typer.Option(help="name in the workers' certificates, if it is not the host's")
+    ] = "",
+) -> None:
+    """Show health, capabilities and queue of device workers; exit code 4 if one does not answer."""
+    credentials = Credentials(tls_ca, tls_cert, tls_key, token_file, server_name)
+    with ThreadPoolExecutor(ASKED_AT_ONCE) as threads:
+        looks = list(threads.map(lambda address: look_at(address, credentials), addresses))
+    console = Console()
+    console.print(device_table(looks))
+    for look in looks:
+        if look.trouble:
+            console.print(look.trouble, markup=False, highlight=False)
+    if any(not look.is_serving for look in looks):
+        raise typer.Exit(DeviceCallError.exit_code)
+
+
+def device_table(looks: list[Look]) -> Table:
+    """One row a worker."""
+    table = Table(
+        "device", "health", "board", "power mode", "runtime", "precisions", "meter", "now"
+    )
+    for look in looks:
+        info = look.info
+        if info is None:
+            table.add_row(look.address, "no answer", *["-"] * 6)
+            continue
+        table.add_row(
+            look.address,
+            "serving" if look.is_serving else "not serving",
+            info.board,
+            info.power_mode or "unknown",
+            f"{info.runtime} {info.runtime_version} {info.processor}",
+            " ".join(info.precisions),
+            info.power_source or "none",
+            _now(info),
+        )
+    return table
+
+
+def _now(info: DeviceInfo) -> str:
+    """What it does, and how warm it is."""
+    parts = [f"busy, {info.queued} waiting" if info.busy else "idle"]
+    if info.temperature is not None:
+        parts.append(f"{info.temperature:.0f} °C")
+    if info.throttled:
+        parts.append("slowed down")
+    return ", ".join(parts)
