@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from evaluators.dataset import Dataset, load_dataset
+from evaluators.demo import demo_dataset, demo_detector
 from evaluators.detection import detect, score_detections
 
 SCALE = 2  # the tiny images are 100 pixels wide: at imgsz 200 every box doubles
@@ -90,7 +91,64 @@ def test_no_candidates() -> None:
     assert [rows.shape for rows in detect(torch.zeros(2, 9, 30))] == [(0, 6), (0, 6)]
 
 
-def test_agrees_with_ultralytics_val(
+def outputs_of(net: torch.nn.Module, data: Dataset, imgsz: int) -> list[torch.Tensor]:
+    detections = []
+    with torch.inference_mode():
+        for squares in data.squares(imgsz).split(8):
+            output = net(squares.float() / 255)
+            detections += detect(output[0] if isinstance(output, tuple) else output)
+    return detections
+
+
+def validate(model: object, folder: Path) -> object:
+    return model.val(
+        data=str(folder / "data.yaml"),
+        imgsz=320,
+        rect=False,
+        batch=8,
+        workers=0,
+        plots=False,
+        verbose=False,
+        project=str(folder / "runs"),
+    )
+
+
+def test_agrees_with_ultralytics_val_on_the_demo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ultralytics import YOLO
+    from ultralytics.nn.tasks import DetectionModel
+
+    monkeypatch.chdir(tmp_path)
+    detector, drawn = demo_detector(), demo_dataset("val", 48)
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    for image_id, image, (height, width) in zip(
+        drawn.image_ids, drawn.images, drawn.sizes, strict=True
+    ):
+        (tmp_path / "images" / f"{image_id:03}.png").write_bytes(image)
+        rows = [
+            f"{a.class_index} {(x + w / 2) / width} {(y + h / 2) / height} {w / width} {h / height}"
+            for a in drawn.annotations
+            if a.image_id == image_id
+            for x, y, w, h in [a.box_xywh]
+        ]
+        (tmp_path / "labels" / f"{image_id:03}.txt").write_text("\n".join(rows))
+    (tmp_path / "data.yaml").write_text(f"train: images\nval: images\nnames: {list(drawn.names)}\n")
+    theirs = YOLO("yolov5n.yaml")
+    theirs.model = DetectionModel(detector.net.yaml, verbose=False)
+    theirs.model.load_state_dict(detector.net.state_dict())
+    theirs.model.names = dict(enumerate(detector.names))
+    result = validate(theirs, tmp_path)
+    data = load_dataset(tmp_path / "data.yaml", "val")
+    ours = score_detections(outputs_of(detector.net, data, 320), data, 320)
+    assert ours.map50_95 == pytest.approx(result.box.map, abs=0.005)
+    assert ours.map50 == pytest.approx(result.box.map50, abs=0.005)
+    as_drawn = score_detections(outputs_of(detector.net, drawn, 320), drawn, 320)
+    assert as_drawn.map50_95 == pytest.approx(ours.map50_95, abs=1e-3)
+
+
+def test_agrees_with_ultralytics_val_on_real_images(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ultralytics import YOLO
@@ -103,23 +161,9 @@ def test_agrees_with_ultralytics_val(
     )
     monkeypatch.chdir(tmp_path)
     model = YOLO(str(shared / "weights" / "bccd_yolov5nu_320.pt"))
-    net = model.model.float().eval()
     data = load_dataset(tmp_path / "data.yaml", "val")
-    detections = []
-    with torch.inference_mode():
-        for squares in data.squares(320).split(8):
-            detections += detect(net(squares.float() / 255)[0])
-    ours = score_detections(detections, data, 320)
-    theirs = model.val(
-        data=str(tmp_path / "data.yaml"),
-        imgsz=320,
-        rect=False,
-        batch=8,
-        workers=0,
-        plots=False,
-        verbose=False,
-        project=str(tmp_path / "runs"),
-    )
+    ours = score_detections(outputs_of(model.model.float().eval(), data, 320), data, 320)
+    theirs = validate(model, tmp_path)
     assert ours.map50_95 == pytest.approx(theirs.box.map, abs=0.005)
     assert ours.map50 == pytest.approx(theirs.box.map50, abs=0.005)
     assert [ap for _, ap in ours.per_class] == pytest.approx(theirs.box.maps, abs=0.01)
