@@ -22,6 +22,7 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+	$(MAKE) -C hw_models/worker check BIN=$(CURDIR)/$(BIN)
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
