@@ -146,19 +146,32 @@ def _add(
 def energy_table(devices: Sequence[str]) -> Table:
     """Tabulate energy errors on `validate` rows."""
     table = Table("device", "prec.", "measured at", "n", "MAPE %", "RMSPE %", "±10 % %", "Spearman",
+                  "MAPE % with host",
                   title="Energy of one image on validate rows (never fitted)")  # fmt: skip
     for device in devices:
         profile, points = _load(device, ENERGY)
         for precision in ("fp32", "fp16", "int8"):
             held = [p for p in points if p.role == "validate" and p.precision == precision]
             if held:
-                energy = [
-                    cost.energy_mj / p.batch
-                    for cost, p in zip(predict(profile, held), held, strict=True)
-                ]
-                errors = Errors.of(np.asarray(energy), _values(held))
-                table.add_row(device, precision, profile.energy.measured_at, *errors.cells())
+                energy = np.asarray(
+                    [
+                        cost.energy_mj / p.batch
+                        for cost, p in zip(predict(profile, held), held, strict=True)
+                    ]
+                )
+                host = np.asarray([_host_mj(profile, p) / p.batch for p in held])
+                alone, fed = (
+                    Errors.of(energy, _values(held)),
+                    Errors.of(energy + host, _values(held)),
+                )
+                table.add_row(
+                    device, precision, profile.energy.measured_at, *alone.cells(), f"{fed.mape:.1f}"
+                )
     return table
+
+
+def _host_mj(profile: DeviceProfile, point: Point) -> float:
+    return CostModel(profile, point.power_mode).host_energy_mj(point.workload)
 
 
 def left_out_table(devices: Sequence[str]) -> Table:
@@ -179,8 +192,8 @@ def left_out_table(devices: Sequence[str]) -> Table:
 
 def scaling_table() -> Table:
     """Tabulate measured and predicted ratios along one axis of FITTED rows."""
-    table = Table("axis", "rows", "measured ratio", "predicted ratio",
-                  title="Scaling along one axis (FITTED rows; ratio of largest to smallest)")  # fmt: skip
+    title = "Scaling along one axis (FITTED rows; ratio of largest to smallest)"
+    table = Table("axis", "rows", "measured ratio", "predicted ratio", title=title)
     tx2, points = _load("jetson-tx2", LATENCY)
     cnv = [p for p in points if p.network.startswith("cnv_") and p.precision == "fp16"]
     for axis, key, value in (

@@ -54,6 +54,7 @@ def predict(
         "precision": precision or f"fp{bits}",
         "batch": network.workload.batch,
         "energy_measured_at": profile.energy.measured_at,
+        "host_energy_mj": _number(model_of_cost.host_energy_mj(network.workload)),
         "prediction": True,
         "extrapolated": list(cost.extrapolated),
         "warnings": warnings,

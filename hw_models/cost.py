@@ -81,7 +81,7 @@ class Cost:
         latency_ms: Time of one batch on the compute units.
         low_ms: Lower end of the 90 % interval.
         high_ms: Upper end of the 90 % interval.
-        energy_mj: Energy of one batch at the profile's measuring point, host included.
+        energy_mj: Energy the device takes from the profile's measuring point in that time.
         size_bytes: Stored weights.
         macs: Multiply-accumulates of one batch, as if dense.
         per_layer: The share of each layer, in the order of the workload; what is left to the
@@ -152,7 +152,7 @@ class CostModel:
         batch = WorkloadBatch.of(workload)
         convs = self._tables.convs(batch.convs, batch.batch)
         others = self._tables.others(batch.others, batch.batch)
-        totals = self._totals(convs, others, _values(workload), workload.batch)
+        totals = self._totals(convs, others)
         time, low, high, energy, size, macs = (float(array[0]) for array in totals)
         conv_costs = iter(_layers(batch.convs.names, ("conv",) * len(workload.convs), convs))
         other_costs = iter(_layers(batch.others.names, batch.others.kinds, others))
@@ -167,8 +167,6 @@ class CostModel:
             self._totals(
                 self._tables.convs(part.convs, part.batch),
                 self._tables.others(part.others, part.batch),
-                _first_layer_values(part),
-                part.batch,
             )
             for part in (
                 batch.rows(first, min(first + _CHUNK, batch.size))
@@ -177,9 +175,7 @@ class CostModel:
         ]
         return CostBatch(*(np.concatenate(column) for column in zip(*chunks, strict=True)))
 
-    def _totals(
-        self, convs: LayerArrays, others: LayerArrays, values: Vector, images: int
-    ) -> tuple[Vector, ...]:
+    def _totals(self, convs: LayerArrays, others: LayerArrays) -> tuple[Vector, ...]:
         conv_us, other_us = _total(convs.time_us), _total(others.time_us)
         time_us = conv_us + other_us + self._tables.fixed_us
         macs = _total(convs.macs)
@@ -189,12 +185,20 @@ class CostModel:
         beyond = (macs < low * 1e9 / _BEYOND) | (macs > high * 1e9 * _BEYOND)
         spread = np.exp(np.where(beyond, width * _WIDER, width))
         energy_uj = _total(convs.energy_uj) + _total(others.energy_uj)
-        energy_uj = energy_uj + self._tables.inference_energy_uj(values, images)
+        energy_uj = energy_uj + self._tables.fixed_us * float(self._tables.power_w)
         columns = (
             time_us / 1e3, time_us / spread / 1e3, time_us * spread / 1e3, energy_uj / 1e3,
             _total(convs.size_bytes), macs,
         )  # fmt: skip
         return tuple(np.broadcast_arrays(*columns))
+
+    def host_energy_mj(self, workload: Workload) -> float:
+        """Return the energy of feeding one batch from the host, which no prediction includes.
+
+        It belongs to the harness the profile's energies were measured with, not to the network.
+        """
+        values = float(np.prod(workload.input_shape))
+        return self._tables.host_us(values, workload.batch) * float(self._tables.power_w) / 1e3
 
     def _calibrated_gmacs(self) -> tuple[float, float]:
         ranges = [interval.gmacs for interval in self.profile.intervals.values()]
@@ -231,18 +235,6 @@ class CostModel:
 
 def _total(array: Reals) -> Vector:
     return np.asarray(array.sum(axis=1, dtype=np.float64))
-
-
-def _values(workload: Workload) -> Vector:
-    return np.asarray([float(np.prod(workload.input_shape))])
-
-
-def _first_layer_values(batch: WorkloadBatch) -> Vector:
-    """Return the input values of one image from what the first convolution reads, [N] or [1]."""
-    convs = batch.convs
-    pixels = np.asarray(convs.out_h)[:, 0] * np.asarray(convs.out_w)[:, 0]
-    stride = convs.stride[0][0] * convs.stride[0][1]
-    return np.asarray(pixels * stride * np.asarray(convs.in_channels)[:, 0], dtype=np.float64)
 
 
 def _layers(names: tuple[str, ...], kinds: tuple[str, ...], arrays: LayerArrays) -> list[LayerCost]:
@@ -303,7 +295,7 @@ class Tables:
 
         energy = profile.energy
         dynamic = gpu**energy.clock_exponent
-        self._power_w = dtype(mode.idle_w + energy.busy_w * dynamic)
+        self.power_w = dtype(mode.idle_w + energy.busy_w * dynamic)
         self._mac_uj = np.asarray(
             [energy.pj_per_mac.get(bits, np.nan) * dynamic / 1e6 for bits in self._bits],
             dtype=dtype,
@@ -319,17 +311,10 @@ class Tables:
         self._pattern_energy = np.asarray([g.energy_share if g else 1 for g in gains], dtype=dtype)
         self._index_bits = np.asarray([_INDEX_BITS.get(name, 0) for name in PATTERNS], dtype=dtype)
 
-    def inference_energy_uj(self, values: Vector, images: int) -> Vector:
-        """Return the energy of an inference beyond its layers, [N].
-
-        Args:
-            values: Input values of one image, [N].
-            images: Images at once.
-        """
-        host_us = self._host_us + images * (
-            self._host_us_per_image + values * self._host_us_per_value
-        )
-        return np.asarray((host_us + self.fixed_us) * float(self._power_w))
+    def host_us(self, values: float, images: int) -> float:
+        """Return the host's time for a batch, `values` being the input values of one image."""
+        each = self._host_us_per_image + values * self._host_us_per_value
+        return float(self._host_us + images * each)
 
     def convs(self, convs: ConvBatch, images: int | Reals) -> LayerArrays:
         """Price convolutions; every result is [N, L].
@@ -380,7 +365,7 @@ class Tables:
         time_us = (self._launch_us[code] + self._depth_us[code] * depth) * part + np.sqrt(
             compute_us * compute_us + memory_us * memory_us
         )
-        energy_uj = time_us * self._power_w + macs * self._mac_uj[code]
+        energy_uj = time_us * self.power_w + macs * self._mac_uj[code]
         energy_uj = energy_uj + weights * self._act_bytes[code] * self._weight_byte_uj
         pattern = np.asarray(convs.pattern)
         if pattern.any():
@@ -401,10 +386,12 @@ class Tables:
         elements = real(ops.in_channels) * real(ops.in_h) * real(ops.in_w)
         elements = elements + real(ops.out_channels) * real(ops.out_h) * real(ops.out_w)
         kinds = np.asarray([OP_KINDS.index(kind) for kind in ops.kinds], dtype=np.intp)
-        data = elements * real(images) * self._op_bytes[kinds, code]
-        time_us = self._op_launch_us[code] * self._op_launches[kinds, code]
-        time_us = time_us + data * self._byte_us[code]
-        energy_uj = time_us * self._power_w
+        # [K, precision]: what one start and one element cost each op.
+        start_us = self._op_launch_us * self._op_launches[kinds]
+        element_us = self._op_bytes[kinds] * self._byte_us
+        row = np.arange(len(kinds))
+        time_us = start_us[row, code] + elements * real(images) * element_us[row, code]
+        energy_uj = time_us * self.power_w
         zero = np.zeros_like(time_us)
         return LayerArrays(*np.broadcast_arrays(time_us, energy_uj, zero, zero, zero))
 
@@ -431,7 +418,9 @@ def _padded(size: Reals, step: Reals) -> Reals:
     return np.asarray(np.ceil(size / step) * step)
 
 
+_CODES = np.minimum(np.searchsorted(np.asarray(PRECISIONS), np.arange(33)), len(PRECISIONS) - 1)
+
+
 def _code(bits: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
     """Return the index of the narrowest of `PRECISIONS` that holds numbers of these bits."""
-    code = np.searchsorted(np.asarray(PRECISIONS), bits)
-    return np.asarray(np.minimum(code, len(PRECISIONS) - 1))
+    return np.asarray(np.take(_CODES, bits, mode="clip"))

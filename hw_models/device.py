@@ -267,7 +267,8 @@ def read_profile_yaml(path: Path) -> dict[str, Any]:
         return content
     if base not in shipped_profiles() or base == path.stem:
         raise InputError(f"{path} is based on {base!r}, which is no shipped profile.")
-    return read_profile_yaml(DEVICES / f"{base}.yaml") | content
+    inherited = read_profile_yaml(DEVICES / f"{base}.yaml")
+    return {key: value for key, value in inherited.items() if key not in NOTES} | content
 
 
 def profile_from_dict(content: Mapping[str, Any], origin: str) -> DeviceProfile:

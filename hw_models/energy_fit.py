@@ -1,6 +1,6 @@
 """Fit the energy coefficients of a profile to measured energies. Needs scipy.
 
-    E = idle x time + (busy x time + pJ/MAC x MACs + pJ/byte x weight bytes) x (clock ratio)^exponent
+    E = idle x time + (busy x time + pJ/MAC x MACs + pJ/byte x weight bytes) x clock^exponent
 
 with time the measured time, host included, so that errors of the latency model stay out of it.
 Where the host's share was measured it is fitted too: per batch, per image and per input value.
@@ -157,10 +157,10 @@ def _fit(
 
 
 def _moved(profile: DeviceProfile, runs: Sequence[_Run]) -> tuple[Vector, Vector]:
-    """Return 10^9 MACs and 10^9 weight bytes of every run, read off a model where a byte costs 1 J."""
+    """Return 10^9 MACs and weight bytes of every run, read off a model where a byte costs 1 J."""
     none = replace(
         profile.energy, pj_per_mac={b: 0.0 for b in profile.coefficients}, pj_per_weight_byte=1e12,
-        busy_w=0.0, clock_exponent=0.0, host_us=0.0, host_us_per_image=0.0, host_ns_per_value=0.0,
+        busy_w=0.0, clock_exponent=0.0,
     )  # fmt: skip
     modes = {name: replace(mode, idle_w=0.0) for name, mode in profile.power_modes.items()}
     model = CostModel(replace(profile, energy=none, power_modes=modes))

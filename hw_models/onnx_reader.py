@@ -314,7 +314,9 @@ class _Reader:
         }
         counts = Counter(keys.values())
         for index, key in keys.items():
-            self.layers[index] = replace(self.layers[index], siblings=counts[key])  # type: ignore[call-arg]
+            layer = self.layers[index]
+            assert isinstance(layer, ConvShape)
+            self.layers[index] = replace(layer, siblings=counts[key])
 
     def _origin(self, name: str) -> str:
         """Return the tensor behind reshapes and quantise/dequantise pairs."""

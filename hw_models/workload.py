@@ -6,7 +6,7 @@ whole population is priced at once; `WorkloadBatch.of` turns the former into the
 Which ops to list: convolutions and matrix products with batch norm and bias folded in, and every
 other op that moves data. ReLU is fused into the convolution by every runtime described here and is
 not listed; SiLU, sigmoid and the like are listed as "activation", the device's parameters say how
-much of their traffic remains. LeakyReLU ("leaky") and Mish ("mish") have kinds of their own, because
+much of their traffic remains. LeakyReLU ("leaky") and Mish ("mish") have kinds of their own:
 some runtimes have no kernel for them and leave them to a plugin. A matrix product is a 1x1
 convolution whose output has one row.
 
@@ -15,7 +15,7 @@ Axis letters: N candidates, L convolutions, K other ops.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
@@ -239,20 +239,15 @@ class WorkloadBatch:
     def rows(self, first: int, last: int) -> WorkloadBatch:
         """Return the variants first..last-1 (views; broadcast axes stay broadcast)."""
 
-        def cut(array: Any) -> Any:
-            return array if array.shape[0] == 1 else array[first:last]
+        def cut(batch: ConvBatch | OpBatch, fields: tuple[str, ...]) -> dict[str, Any]:
+            arrays = zip(fields, _arrays(batch, fields), strict=True)
+            return {name: a if len(a) == 1 else a[first:last] for name, a in arrays}
 
-        convs, others = self.convs, self.others
         return WorkloadBatch(
-            ConvBatch(
-                convs.names, convs.kernel, convs.stride, convs.groups,
-                *(cut(array) for array in _arrays(convs, CONV_FIELDS)), convs.siblings,
-            ),
-            OpBatch(
-                others.names, others.kinds, *(cut(array) for array in _arrays(others, OP_FIELDS))
-            ),
+            replace(self.convs, **cut(self.convs, CONV_FIELDS)),
+            replace(self.others, **cut(self.others, OP_FIELDS)),
             self.batch,
-        )  # fmt: skip
+        )
 
     @classmethod
     def of(cls, workload: Workload) -> WorkloadBatch:
