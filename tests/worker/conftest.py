@@ -20,6 +20,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 if importlib.util.find_spec("paretrim_worker") is None:
     sys.path.insert(0, str(REPOSITORY / "hw_models" / "worker"))
 
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # see paretrim_worker/cli.py
 import grpc  # noqa: E402
 import onnx  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402

@@ -91,7 +91,7 @@ class TestCalls:
         assert not result.HasField("power")  # no meter here: absent, not zero
 
     def test_the_minimum_time_is_kept(self, wire, models):
-        result = wire.measure(wire.upload(models.conv()), min_time_s=0.3)
+        result = wire.measure(wire.upload(models.conv(size=96)), min_time_s=0.3)
         assert result.window_s >= 0.3
         assert len(result.samples_ms) > 5
 

@@ -12,9 +12,10 @@ import threading
 from pathlib import Path
 from typing import Iterator, List, Optional
 
-# Measuring processes are started while grpc's threads run; they exec at once, so grpc need not
-# prepare for a fork. Has to be set before grpc is imported.
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+# Measuring processes are started while grpc's threads run. They exec at once, so grpc need not
+# prepare for a fork, and what it does there crashes now and then (Python 3.8, which really forks,
+# grpcio 1.70). Has to be set before grpc is imported.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 from paretrim_worker.board import Board
 from paretrim_worker.errors import WorkerError
