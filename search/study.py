@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -169,8 +169,19 @@ def evolve(problem: Problem, session: Session, seeds_NV: Genomes, points: dict[s
         F_NM = _score(problem, session, genomes_NV, method, points)
         _report(problem, points, asked, session)
         if asked < settings.evals:
-            optimizer.tell(F_NM)
+            worthless = F_NM[:, 0] > 1.0 - lowest_useful(problem, points.values())
+            optimizer.tell(np.where(worthless[:, None], FAILED, F_NM))
         method = "nsga2"
+
+
+def lowest_useful(problem: Problem, points: Iterable[Point]) -> float:
+    """Return the accuracy below which a point is not worth pursuing.
+
+    It is half of the best within the tightest budget: what is less accurate than that can only be
+    faster than anybody asked for. Without it most evaluations go to models that see nothing.
+    """
+    affordable = (accuracy(p.score) for p in points if problem.limits[0].affordable(p.cost))
+    return 0.5 * max(affordable, default=0.0)
 
 
 def _score(
@@ -197,9 +208,12 @@ def _score(
 def verify(problem: Problem, session: Session, points: Sequence[Point]) -> list[Point]:
     """Score the front of `points` on all validation images and return what stays on it.
 
-    The points come back fastest first, named p01, p02, ...
+    Points that are not worth pursuing (`lowest_useful`) are left out. The others come back fastest
+    first, named p01, p02, ...
     """
-    front = pareto(points, lambda point: problem.objectives(point.cost, point.score))
+    floor = lowest_useful(problem, points)
+    useful = [point for point in points if accuracy(point.score) >= floor]
+    front = pareto(useful, lambda point: problem.objectives(point.cost, point.score))
     log.info("verifying %d points on all %d images", len(front), len(problem.validation.images))
     results = session.results([p.candidate for p in front], "full", "verifying the front")
     verified = [

@@ -37,21 +37,16 @@ def draw_front(path: Path, problem: Problem, result: Result, explored: Sequence[
             color=GREEN,
         )
     images = len(problem.validation.images)
-    axes.errorbar(
-        *_xy(result.front),
-        xerr=[
-            [p.cost.latency_ms - p.cost.low_ms for p in result.front],
-            [p.cost.high_ms - p.cost.latency_ms for p in result.front],
-        ],
-        fmt="none",
-        ecolor=BLUE,
-        elinewidth=0.6,
-        alpha=0.35,
-    )
+    axes.fill_betweenx(
+        [accuracy(p.score) for p in result.front],
+        [p.cost.low_ms for p in result.front],
+        [p.cost.high_ms for p in result.front],
+        color=BLUE, alpha=0.1, linewidth=0, label="90 % interval of its latency",
+    )  # fmt: skip
     axes.plot(*_xy(result.front), "o-", color=BLUE, markersize=4, label=f"front ({images} images)")
     _mark_budgets(axes, result)
     axes.set(
-        xlabel=f"predicted latency on {problem.settings.target}, ms (bars: 90 % interval)",
+        xlabel=f"predicted latency on {problem.settings.target}, ms",
         ylabel="mAP50-95",
         title=f"{Path(problem.settings.weights).name} on {problem.settings.target}",
     )
