@@ -210,19 +210,16 @@ class DeviceProfile:
             InputError: The device has no mode of that name.
         """
         wanted = (self.default_power_mode if name is None else name).upper()
-        if wanted in self.power_modes:
-            return self.power_modes[wanted]
+        bare = wanted.removeprefix("MODE_")
+        # The longest name wins: 10W_DESKTOP is a mode of its own, not 10W.
+        for known in sorted(self.power_modes, key=len, reverse=True):
+            if known in {wanted, bare} or bare.startswith(f"{known}_"):
+                return self.power_modes[known]
         if match := re.fullmatch(r"(\d+(?:\.\d+)?)@(\d+(?:\.\d+)?)", wanted):
             gpu, emc = float(match[1]), float(match[2])
             near = min(self.power_modes.values(), key=lambda mode: abs(mode.gpu_mhz - gpu))
             if 0 < gpu <= 10_000 and 0 < emc <= 10_000:
                 return replace(near, gpu_mhz=gpu, emc_mhz=emc)
-        prefixes = [key for key in self.power_modes
-                    if wanted.removeprefix("MODE_").startswith(f"{key}_")]  # fmt: skip
-        if prefixes:
-            return self.power_modes[max(prefixes, key=len)]
-        if (bare := wanted.removeprefix("MODE_")) in self.power_modes:
-            return self.power_modes[bare]
         raise InputError(
             f"{self.name} has no power mode {name!r}.",
             f"It has: {', '.join(self.power_modes)}.",

@@ -139,6 +139,7 @@ def _fix_input(model: Any, path: Path, batch: int, imgsz: tuple[int, int] | None
     if not inputs:
         raise InputError(f"{path} has no input.", "Export the model with its image input.")
     dims = inputs[0].type.tensor_type.shape.dim
+    exported = _input_size(dims)
     wanted = {0: batch}
     if imgsz is not None and len(dims) == 4:
         wanted |= {2: imgsz[0], 3: imgsz[1]}
@@ -153,12 +154,12 @@ def _fix_input(model: Any, path: Path, batch: int, imgsz: tuple[int, int] | None
             continue
         if fixed > 0:
             raise InputError(
-                f"{path} is exported for {_input_size(dims)}, asked for --imgsz {imgsz}.",
+                f"{path} is exported for {exported}, asked for --imgsz {imgsz}.",
                 "Leave --imgsz away or export with dynamic axes.",
             )
         if axis not in wanted:
             raise InputError(
-                f"{path} has a dynamic input shape {_input_size(dims)}: its cost depends on it.",
+                f"{path} has a dynamic input shape {exported}: its cost depends on it.",
                 "Give the size: --imgsz 640 or --imgsz 480,640.",
             )
         dim.dim_value = wanted[axis]

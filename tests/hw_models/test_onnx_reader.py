@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from hw_models.errors import InputError
+from hw_models.onnx_reader import OnnxNetwork, read_onnx
+from hw_models.workload import ConvShape, OtherOp
+
+
+def weight(name: str, *shape: int, dtype: Any = np.float32) -> TensorProto:
+    return numpy_helper.from_array(np.ones(shape, dtype), name)
+
+
+def save(
+    path: Path,
+    nodes: list[onnx.NodeProto],
+    initializers: list[TensorProto],
+    shape: list[int | str],
+    output: str = "y",
+    domains: tuple[str, ...] = (),
+) -> Path:
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)],
+        initializers,
+    )
+    opsets = [helper.make_opsetid("", 18), *(helper.make_opsetid(d, 1) for d in domains)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets), str(path))
+    return path
+
+
+def conv(source: str, target: str, w: str, stride: int = 1, **attributes: Any) -> onnx.NodeProto:
+    return helper.make_node(
+        "Conv", [source, w], [target], name=target, strides=[stride, stride], **attributes
+    )
+
+
+def kinds(network: OnnxNetwork) -> list[str]:
+    return [
+        layer.kind if isinstance(layer, OtherOp) else "conv" for layer in network.workload.layers
+    ]
+
+
+def test_a_convolution_with_batch_norm_and_relu_is_one_layer(tmp_path: Path) -> None:
+    scale = [weight(name, 16) for name in ("s", "b", "m", "v")]
+    nodes = [
+        conv("x", "c", "w", 2, pads=[1, 1, 1, 1]),
+        helper.make_node("BatchNormalization", ["c", "s", "b", "m", "v"], ["n"]),
+        helper.make_node("Relu", ["n"], ["y"]),
+    ]
+    path = save(tmp_path / "m.onnx", nodes, [weight("w", 16, 3, 3, 3), *scale], [1, 3, 32, 48])
+    network = read_onnx(path)
+    assert network.workload.layers == (ConvShape("c", 3, 16, (3, 3), (2, 2), 1, 16, 24, 16, 16),)
+    assert network.workload.input_shape == (3, 32, 48)
+    assert network.warnings == ()
+
+
+def test_silu_is_one_pass_and_a_residual_one_read(tmp_path: Path) -> None:
+    nodes = [
+        conv("x", "c", "w"),
+        helper.make_node("Sigmoid", ["c"], ["s"]),
+        helper.make_node("Mul", ["c", "s"], ["a"]),
+        helper.make_node("Add", ["a", "x"], ["y"]),
+    ]
+    path = save(tmp_path / "m.onnx", nodes, [weight("w", 8, 8, 1, 1)], [1, 8, 4, 4])
+    network = read_onnx(path)
+    assert sorted(kinds(network)) == ["activation", "add", "conv"]
+    for op in network.workload.others:
+        assert (op.in_channels, op.out_channels, op.out_h) == (8, 8, 4)
+
+
+@pytest.mark.parametrize(
+    ("ops", "kind"),
+    [
+        ([("Softplus", ["c"], "p"), ("Tanh", ["p"], "t"), ("Mul", ["c", "t"], "y")], "mish"),
+        ([("Mish", ["c"], "y")], "mish"),
+        ([("LeakyRelu", ["c"], "y")], "leaky"),
+        ([("HardSwish", ["c"], "y")], "activation"),
+    ],
+)
+def test_activations_are_told_apart(tmp_path: Path, ops: list[Any], kind: str) -> None:
+    nodes = [conv("x", "c", "w"), *(helper.make_node(op, i, [o]) for op, i, o in ops)]
+    path = save(tmp_path / "m.onnx", nodes, [weight("w", 8, 3, 1, 1)], [1, 3, 4, 4])
+    assert kinds(read_onnx(path)) == ["conv", kind]
+
+
+def test_convolutions_that_read_alike_are_siblings(tmp_path: Path) -> None:
+    nodes = [
+        conv("x", "a", "w1"), conv("x", "b", "w2"), conv("x", "c", "w3"),
+        helper.make_node("Concat", ["a", "b"], ["y"], axis=1),
+    ]  # fmt: skip
+    weights = [weight("w1", 8, 4, 1, 1), weight("w2", 16, 4, 1, 1), weight("w3", 8, 4, 3, 3)]
+    network = read_onnx(save(tmp_path / "m.onnx", nodes, weights, [1, 4, 6, 6]))
+    assert [layer.siblings for layer in network.workload.convs] == [2, 2, 1]
+    concat = network.workload.others[0]
+    assert (concat.kind, concat.in_channels, concat.out_channels) == ("concat", 24, 24)
+
+
+def test_pool_resize_gemm_and_matmul(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("MaxPool", ["x"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Resize", ["p", "", "k"], ["r"]),
+        helper.make_node("GlobalAveragePool", ["r"], ["g"]),
+        helper.make_node("Flatten", ["g"], ["f"]),
+        helper.make_node("Gemm", ["f", "w", "b"], ["h"], transB=1),
+        helper.make_node("MatMul", ["h", "v"], ["y"]),
+    ]
+    weights = [
+        numpy_helper.from_array(np.asarray([1, 1, 2, 2], np.float32), "k"),
+        weight("w", 10, 8), weight("b", 10), weight("v", 10, 5),
+    ]  # fmt: skip
+    network = read_onnx(save(tmp_path / "m.onnx", nodes, weights, [4, 8, 6, 6]), batch=4)
+    assert kinds(network) == ["pool", "resize", "pool", "conv", "conv"]
+    gemm, matmul = network.workload.convs
+    assert (gemm.in_channels, gemm.out_channels, gemm.out_h, gemm.weights) == (8, 10, 1, 80)
+    assert (matmul.in_channels, matmul.out_channels) == (10, 5)
+    assert network.workload.batch == 4
+    assert network.workload.macs == 4 * (80 + 50)
+
+
+def test_depthwise_and_transposed_convolutions(tmp_path: Path) -> None:
+    nodes = [
+        conv("x", "d", "w", group=8, pads=[1, 1, 1, 1]),
+        helper.make_node("ConvTranspose", ["d", "t"], ["y"], strides=[2, 2], name="t"),
+    ]
+    weights = [weight("w", 8, 1, 3, 3), weight("t", 8, 4, 2, 2)]
+    network = read_onnx(save(tmp_path / "m.onnx", nodes, weights, [1, 8, 6, 6]))
+    depthwise, transposed = network.workload.convs
+    assert (depthwise.groups, depthwise.weights) == (8, 72)
+    assert transposed.macs == 36 * 8 * 4 * 4
+
+
+def quantised(tmp_path: Path) -> Path:
+    def pair(tensor: str, out: str) -> list[onnx.NodeProto]:
+        return [
+            helper.make_node("QuantizeLinear", [tensor, "scale", "zero"], [out + "q"]),
+            helper.make_node("DequantizeLinear", [out + "q", "scale", "zero"], [out]),
+        ]
+
+    nodes = [
+        *pair("x", "xd"),
+        helper.make_node("DequantizeLinear", ["w8", "scale", "zero"], ["wd"]),
+        conv("xd", "c", "wd"),
+        conv("c", "y", "w"),
+    ]
+    weights = [
+        weight("w8", 8, 3, 1, 1, dtype=np.int8), weight("w", 4, 8, 1, 1),
+        numpy_helper.from_array(np.float32(0.1), "scale"),
+        numpy_helper.from_array(np.int8(0), "zero"),
+    ]  # fmt: skip
+    return save(tmp_path / "q.onnx", nodes, weights, [1, 3, 4, 4])
+
+
+def test_quantised_layers_are_read_as_int8(tmp_path: Path) -> None:
+    network = read_onnx(quantised(tmp_path))
+    assert [(c.weight_bits, c.act_bits) for c in network.workload.convs] == [(8, 8), (16, 16)]
+    assert network.quantized
+
+
+def test_unknown_ops_are_named_and_costed_by_bytes(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Det", ["x"], ["y"], name="d")]
+    network = read_onnx(save(tmp_path / "m.onnx", nodes, [], [1, 4, 6, 6]))
+    assert kinds(network) == ["unknown"]
+    assert network.warnings == ("1 x Det is not modelled: costed by the bytes it moves.",)
+
+
+def test_dynamic_shapes_need_a_size(tmp_path: Path) -> None:
+    nodes = [conv("x", "y", "w")]
+    shape: list[int | str] = ["n", 3, "h", "w"]
+    path = save(tmp_path / "m.onnx", nodes, [weight("w", 8, 3, 1, 1)], shape)
+    with pytest.raises(InputError, match="dynamic input shape nx3xhxw") as error:
+        read_onnx(path)
+    assert "--imgsz" in error.value.hint
+    network = read_onnx(path, batch=2, imgsz=(32, 64))
+    assert network.workload.batch == 2
+    assert (network.workload.convs[0].out_h, network.workload.convs[0].out_w) == (32, 64)
+
+
+def test_a_fixed_size_cannot_be_changed(tmp_path: Path) -> None:
+    path = save(tmp_path / "m.onnx", [conv("x", "y", "w")], [weight("w", 8, 3, 1, 1)], [1, 3, 8, 8])
+    with pytest.raises(InputError, match="exported for 1x3x8x8"):
+        read_onnx(path, imgsz=(16, 16))
+    with pytest.raises(InputError, match="exported for batch 1"):
+        read_onnx(path, batch=2)
+
+
+def test_shapes_computed_in_the_graph_are_followed(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("Gather", ["s", "one"], ["channels"]),
+        helper.make_node("Div", ["channels", "two"], ["half"]),
+        helper.make_node("Slice", ["x", "zero", "half", "one"], ["part"]),
+        conv("part", "y", "w"),
+    ]
+    index = [numpy_helper.from_array(np.asarray([v], np.int64), n)
+             for n, v in (("zero", 0), ("one", 1), ("two", 2))]  # fmt: skip
+    path = save(tmp_path / "m.onnx", nodes, [weight("w", 4, 8, 1, 1), *index], [1, 16, 5, 5])
+    network = read_onnx(path)
+    assert kinds(network) == ["concat", "conv"]
+    assert network.workload.convs[0].in_channels == 8
+
+
+@pytest.mark.parametrize("content", [b"", b"not onnx at all", b"\x08\x08\x12\x00" * 20])
+def test_files_that_are_not_onnx_are_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"m\.onnx"):
+        read_onnx(path)
+
+
+def test_every_truncation_of_a_file_is_an_input_error_or_readable(tmp_path: Path) -> None:
+    whole = quantised(tmp_path).read_bytes()
+    path = tmp_path / "t.onnx"
+    for end in range(0, len(whole) - 1, 7):
+        path.write_bytes(whole[:end])
+        try:
+            read_onnx(path)
+        except InputError:
+            continue
+
+
+def test_a_missing_file_is_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="No ONNX file"):
+        read_onnx(tmp_path / "none.onnx")
+
+
+def test_external_data_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "m.onnx", [conv("x", "y", "w")], [weight("w", 8, 3, 1, 1)], [1, 3, 8, 8])
+    model = onnx.load(str(path))
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", "/etc/passwd"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match="other files"):
+        read_onnx(path)
