@@ -31,9 +31,16 @@ CPU = ("--runtime=onnxruntime", "--processor=cpu", "--threads=1")
 class WorkerProcess:
     """A real worker on loopback."""
 
-    def __init__(self, folder: Path, arguments: Sequence[str] = (*CPU, "--insecure")) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        arguments: Sequence[str] = (*CPU, "--insecure"),
+        listen: str = "127.0.0.1:0",
+        prefix: Sequence[str] = (),
+    ) -> None:
+        command = [sys.executable, "-m", "paretrim_worker", "--listen", listen, *arguments]
         self.process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "paretrim_worker", "--listen", "127.0.0.1:0", *arguments],
+            [*prefix, *command],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -57,8 +64,8 @@ def start_worker(tmp_path: Path) -> Iterator[Any]:
     """Starts workers, stops them afterwards."""
     made: list[WorkerProcess] = []
 
-    def start(*arguments: str) -> WorkerProcess:
-        made.append(WorkerProcess(tmp_path, (*CPU, *arguments)))
+    def start(*arguments: str, **options: Any) -> WorkerProcess:
+        made.append(WorkerProcess(tmp_path, (*CPU, *arguments), **options))
         return made[-1]
 
     yield start
