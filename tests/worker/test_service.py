@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from paretrim_worker import PROTOCOL_VERSION
 from paretrim_worker import device_pb2 as pb
 
-from .conftest import TIMEOUT_S, Wire, chunk, request_of, start
+from .conftest import INSECURE, TIMEOUT_S, Running, Wire, chunk, request_of, start
 
 
 @pytest.fixture
@@ -321,8 +321,6 @@ class TestFaults:
         wait_until(lambda: is_gone(child))
 
     def test_the_next_worker_deletes_what_a_killed_one_left(self, own_worker, own_wire, models):
-        from .conftest import INSECURE, Running
-
         own_wire.upload(models.conv())
         own_worker.process.kill()
         own_worker.process.wait()
@@ -389,6 +387,23 @@ class TestFaults:
         with pytest.raises(grpc.RpcError):
             call(parts(), timeout=0.5)
         wait_until(lambda: not list(own_worker.folder.glob("paretrim-worker-*/*/upload-*")))
+
+    def test_an_upload_that_stands_still_is_ended(self, tmp_path):
+        """Four of them would keep all others out."""
+        running = Running([*INSECURE, "--max-seconds=1"], tmp_path)
+        wire = Wire(running.address)
+
+        def parts():
+            yield start(b"0" * 32, 10**6)
+            time.sleep(20)
+
+        begin = time.monotonic()
+        with pytest.raises(grpc.RpcError) as caught:
+            wire.channel.stream_unary("/paretrim.device.v1.Device/Upload")(parts(), timeout=60)
+        assert caught.value.code() == grpc.StatusCode.CANCELLED
+        assert time.monotonic() - begin < 10
+        wire.close()
+        running.stop()
 
     def test_nothing_leaks(self, own_worker, own_wire, models, refused):
         """Files, threads and descriptors stay flat, failures included."""

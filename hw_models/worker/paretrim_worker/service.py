@@ -145,7 +145,8 @@ class DeviceService:
             if not self._uploads.acquire(blocking=False):
                 raise Busy("{} uploads are under way already".format(UPLOADS_AT_ONCE))
             try:
-                return self._upload(parts, Call(context, self._worker))
+                with ended_after(context, self._worker.limits.call_seconds):
+                    return self._upload(parts, Call(context, self._worker))
             finally:
                 self._uploads.release()
         raise AssertionError("abort raises")
@@ -266,6 +267,18 @@ def translated(context: grpc.ServicerContext) -> Iterator[None]:
         LOG.exception("storage")
         code, message = grpc.StatusCode.INTERNAL, "storage: {}".format(error.strerror)
     context.abort(code, message)
+
+
+@contextlib.contextmanager
+def ended_after(context: grpc.ServicerContext, seconds: float) -> Iterator[None]:
+    """End the call after some time, even while it waits for a client that sends nothing."""
+    timer = threading.Timer(seconds, context.cancel)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextlib.contextmanager
