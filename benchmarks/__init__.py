@@ -1,5 +1,5 @@
 """Measurements side by side; each module is a command that prints a table.
 
-    python -m benchmarks.throughput     evaluations a second, pool efficiency, candidates priced a second
-    python -m benchmarks.hw_models      error of the hardware models on rows they were not fitted on
+python -m benchmarks.throughput     evaluations, pool efficiency, candidates priced
+python -m benchmarks.hw_models      error of the hardware models on rows they were not fitted on
 """

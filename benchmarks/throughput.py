@@ -1,8 +1,9 @@
 """How fast a search goes: `python -m benchmarks.throughput`.
 
 On the embedded demo (320 px, 32 images a candidate): candidate evaluations a second an actor, pool
-efficiency (busy time of the actors over wall time) with 1 and 2 actors, and candidates priced a second
-by the cost model on one core, genome to latency. All candidates are different and moderately pruned.
+efficiency (busy time of the actors over wall time) with 1 and 2 actors, and candidates priced a
+second by the cost model on one core, genome to latency. All candidates are different and moderately
+pruned.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     ├── InputError         the user: a file, an option or a value is wrong        exit code 2
     ├── CorruptRunError    the user: a run folder cannot be continued             exit code 2
     ├── InfeasibleError    nobody: no candidate can meet the budget               exit code 3
-    └── DeviceError        the owner of a device: it does not answer or is broken exit code 4
+    └── DeviceError        the device: a worker does not answer or is broken      exit code 4
 
 Every message says what was wrong, what was expected and what was got; the hint says what to do next.
 They live in the lowest layer so that every layer can raise them. All are picklable: Ray carries

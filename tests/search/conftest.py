@@ -23,7 +23,9 @@ def write_yolo(folder: Path, split: str, count: int) -> None:
             if a.image_id == image_id:
                 left, top, width, height = a.box_xywh
                 values = (left + width / 2, top + height / 2, width, height)
-                rows.append(" ".join([str(a.class_index), *(f"{v / IMAGE_SIZE:.6f}" for v in values)]))
+                rows.append(
+                    " ".join([str(a.class_index), *(f"{v / IMAGE_SIZE:.6f}" for v in values)])
+                )
         (folder / "labels" / split / f"{image_id:04d}.txt").write_text("\n".join(rows))
 
 

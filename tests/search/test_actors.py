@@ -1,7 +1,7 @@
 """Both pools under one conformance class; the Ray pool with actors that really die and hang.
 
-The evaluator here is a stand-in that does what the candidate says (Ray, its processes and their deaths
-are real): what is under test is the pool.
+The evaluator here is a stand-in that does what the candidate says (Ray, its processes and their
+deaths are real): what is under test is the pool.
 """
 
 from __future__ import annotations

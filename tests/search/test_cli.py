@@ -49,7 +49,9 @@ def test_the_options_are_the_contract() -> None:
         capture_output=True, text=True, timeout=60, env={"COLUMNS": "200", "NO_COLOR": "1"},
     )  # fmt: skip
     options = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*\b", done.stdout)) & (
-        OPTIONS | KEPT_BY_RAY_SUBMIT | set(re.findall(r"^\W+(--[a-z-]+)", done.stdout, re.MULTILINE))
+        OPTIONS
+        | KEPT_BY_RAY_SUBMIT
+        | set(re.findall(r"^\W+(--[a-z-]+)", done.stdout, re.MULTILINE))
     )
     assert options == OPTIONS
     assert not options & KEPT_BY_RAY_SUBMIT
@@ -133,7 +135,7 @@ def test_the_launcher_beside_the_packages_finds_them(tmp_path: Path) -> None:
     # The head's home after `ray up`: the packages beside search.py, nothing installed is needed.
     for name in ("search.py", "hw_models", "spaces", "evaluators", "search"):
         (tmp_path / name).symlink_to(ROOT / name)
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         [sys.executable, "search.py", "--help"],
         capture_output=True, text=True, timeout=60, cwd=tmp_path,
     )  # fmt: skip

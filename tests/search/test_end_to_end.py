@@ -77,7 +77,9 @@ def test_the_front_is_one(searched: tuple[Path, str]) -> None:
     F_NM = np.array([[-float(row["map50_95"]), float(row["latency_ms"])] for row in points])
     assert non_dominated(F_NM).all()
     for row in rows:
-        assert float(row["latency_low_ms"]) < float(row["latency_ms"]) < float(row["latency_high_ms"])
+        assert (
+            float(row["latency_low_ms"]) < float(row["latency_ms"]) < float(row["latency_high_ms"])
+        )
         assert row["measured_ms"] == ""  # nothing was measured, so nothing is claimed
 
 
@@ -148,7 +150,9 @@ def test_sigterm_writes_the_front_so_far(tiny_data: Path, tmp_path: Path) -> Non
     process = start(run, "--data", tiny_data, "--latency", "80%", "--method", "nsga2")
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
-        if (run / "log.txt").exists() and " candidates; hypervolume" in (run / "log.txt").read_text():
+        if (run / "log.txt").exists() and " candidates; hypervolume" in (
+            run / "log.txt"
+        ).read_text():
             break
         time.sleep(0.1)
     os.kill(process.pid, signal.SIGTERM)

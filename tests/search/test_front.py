@@ -8,7 +8,9 @@ from hypothesis.extra.numpy import arrays
 
 from search.front import hypervolume, non_dominated, pareto
 
-points = arrays(np.float64, st.tuples(st.integers(1, 25), st.integers(1, 3)), elements=st.integers(0, 6))
+points = arrays(
+    np.float64, st.tuples(st.integers(1, 25), st.integers(1, 3)), elements=st.integers(0, 6)
+)
 
 
 def dominates(a: np.ndarray, b: np.ndarray) -> bool:
