@@ -6,7 +6,7 @@
     ├── InfeasibleError    nobody: no candidate can meet the budget               exit code 3
     └── DeviceError        the device: a worker does not answer or is broken      exit code 4
 
-Every message says what was wrong, what was expected and what was got; the hint says what to do next.
+    └── DeviceError        the owner of a device: it is silent, refuses, or is broken exit code 4
 They live in the lowest layer so that every layer can raise them. All are picklable: Ray carries
 them from actors to the driver.
 """
