@@ -22,6 +22,18 @@ from hw_models.errors import DeviceError
 PRECISIONS = ("fp32", "fp16", "int8")
 
 
+def precision_of(model: bytes) -> str:
+    """The precision that an ONNX file asks for: "int8" if it quantises activations, else "fp32".
+
+    Args:
+        model: An ONNX file.
+    """
+    import onnx
+
+    nodes = onnx.load_from_string(model).graph.node
+    return "int8" if any(node.op_type == "QuantizeLinear" for node in nodes) else "fp32"
+
+
 @dataclass(frozen=True, slots=True)
 class MeasureProtocol:
     """How a model is timed: warm up, then samples until there are enough and enough time is spent.

@@ -7,7 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hw_models.measurement import DeviceCallError, Measurement, MeasureProtocol, Retry
+from hw_models.measurement import (
+    DeviceCallError,
+    Measurement,
+    MeasureProtocol,
+    Retry,
+    precision_of,
+)
 
 PROTOCOL = MeasureProtocol(repeat=3)
 GOOD = Measurement(
@@ -69,6 +75,18 @@ def test_a_protocols_digest_is_its_own() -> None:
 def test_protocols_that_are_none(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="expected"):
         MeasureProtocol(**wrong)  # type: ignore[arg-type]
+
+
+def test_the_precision_that_a_file_asks_for() -> None:
+    from onnx import helper
+
+    def model(*operators: str) -> bytes:
+        nodes = [helper.make_node(operator, ["x"], ["y"]) for operator in operators]
+        data: bytes = helper.make_model(helper.make_graph(nodes, "g", [], [])).SerializeToString()
+        return data
+
+    assert precision_of(model("QuantizeLinear", "DequantizeLinear")) == "int8"
+    assert precision_of(model("DequantizeLinear", "Conv")) == "fp32"  # stored weights only
 
 
 def test_errors_travel_between_processes() -> None:

@@ -1,0 +1,124 @@
+"""What measuring over gRPC costs: overhead of a measurement, speed of an upload.
+
+    python -m benchmarks.device_worker [MODEL.onnx ...]
+
+A worker (ONNX Runtime, one thread) runs on loopback, once without TLS and once with TLS, client
+certificates and a token. Overhead is what a measurement takes beyond its inferences (warm-up
+included); the first one of a model includes loading it. Without a model the golden one is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import trustme
+from rich.console import Console
+from rich.table import Table
+
+from hw_models.client import Credentials, DeviceClient
+from hw_models.golden import golden
+from hw_models.measurement import DeviceCallError, MeasureProtocol, precision_of
+
+WORKER = Path(__file__).resolve().parents[1] / "hw_models" / "worker"
+PROTOCOL = MeasureProtocol(warm_up=1, repeat=20, min_time_s=0.0, idle_s=0.0)
+ROUNDS = 11
+UPLOAD_BYTES = 200 * 1024 * 1024
+MB = 1e6
+
+
+@contextmanager
+def running(arguments: Sequence[str]) -> Iterator[str]:
+    """Run a worker; give its address."""
+    process = subprocess.Popen(  # noqa: S603
+        [
+            *(sys.executable, "-m", "paretrim_worker", "--listen", "127.0.0.1:0"),
+            *("--runtime", "onnxruntime", "--processor", "cpu", "--threads", "1"),
+            *arguments,
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(WORKER)},
+    )
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().split()[-1]
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def secured(folder: Path) -> tuple[list[str], Credentials]:
+    """Keys; the worker's options and ours."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    for name in ("worker", "client"):
+        own = authority.issue_cert("127.0.0.1")
+        own.private_key_pem.write_to_path(folder / f"{name}.key")
+        own.cert_chain_pems[0].write_to_path(folder / f"{name}.pem")
+    (folder / "token").write_text(os.urandom(32).hex())
+    (folder / "token").chmod(0o600)
+    options = ["--tls-cert", "worker.pem", "--tls-key", "worker.key", "--tls-client-ca", "ca.pem"]
+    paths = [word if word.startswith("--") else str(folder / word) for word in options]
+    ours = [folder / name for name in ("ca.pem", "client.pem", "client.key", "token")]
+    return [*paths, "--token-file", str(folder / "token")], Credentials(*ours)
+
+
+def overheads_ms(client: DeviceClient, model: bytes) -> list[float]:
+    """Overhead of each of some measurements of one model, in order."""
+    client.info()
+    digest = client.upload(model)
+    protocol = replace(PROTOCOL, precision=precision_of(model))
+    overheads = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        measured = client.measure(digest, protocol)
+        elapsed_ms = (time.perf_counter() - start) * 1e3
+        inferences_ms = sum(measured.samples) + PROTOCOL.warm_up * measured.latency_ms
+        overheads.append(elapsed_ms - inferences_ms)
+    return overheads
+
+
+def upload_mb_s(client: DeviceClient) -> float:
+    """Speed of sending random bytes, which are refused once they are all there."""
+    data = os.urandom(UPLOAD_BYTES)
+    hashlib.sha256(data)  # the pages are there
+    start = time.perf_counter()
+    try:
+        client.upload(data)
+    except DeviceCallError:
+        return UPLOAD_BYTES / MB / (time.perf_counter() - start)
+    raise AssertionError("random bytes were taken for a model")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print the table."""
+    models = {Path(name).name: Path(name).read_bytes() for name in arguments}
+    models = models or {"golden": golden().model}
+    table = Table("connection", "model", "first, ms", "then (median), ms", "upload, MB/s")
+    with tempfile.TemporaryDirectory() as folder:
+        options, credentials = secured(Path(folder))
+        for name, flags, keys in (
+            ("plain", ["--insecure"], None),
+            ("TLS, certificates, token", options, credentials),
+        ):
+            with running(flags) as address, DeviceClient(address, keys) as client:
+                speed = statistics.median(upload_mb_s(client) for _ in range(3))
+                for model, data in models.items():
+                    first, *rest = overheads_ms(client, data)
+                    row = (f"{first:.0f}", f"{statistics.median(rest):.0f}", f"{speed:.0f}")
+                    table.add_row(name, model, *row)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
