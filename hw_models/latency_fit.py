@@ -49,6 +49,7 @@ _BORROWED = (
     "channel_step", "pixel_step", "map_step",
 )  # fmt: skip
 """What `rates_from` takes; depthwise kernels changed too much between TensorRT versions."""
+_LAUNCHES = ("launch_us", "op_launch_us")
 _FIXED_PRIOR_US = (250.0, 0.7)
 
 
@@ -174,13 +175,14 @@ def _base(content: Mapping[str, Any], how: Mapping[str, Any]) -> dict[str, float
     """Return the coefficients of one precision before fitting.
 
     A precision `like` another one states only what differs: coefficients of its own (`prior`), a
-    factor on all rates (`rate`), that factor as fitted on another board (`rate_of`), or another
+    factor on all rates (`rate`) with another board's launch times (`launch_from`), that factor as fitted on another board (`rate_of`), or another
     board's rates (`rates_from`).
     """
     if "donor" in how:
         return _transferred(content, how["donor"], how.get("donor_bits", 16))
     if "rate" in how:
-        return {"rate": how["rate"]}
+        launches = _transferred(content, how["launch_from"], 16) if "launch_from" in how else {}
+        return {"rate": how["rate"]} | {n: launches[n] for n in _LAUNCHES if n in launches}
     if "rate_of" in how:
         donor = load_profile(how["rate_of"]).coefficients
         return {"rate": donor[8].dense_gmacs / donor[16].dense_gmacs}
