@@ -20,7 +20,7 @@ from hw_models.measurement import DeviceCallError, Measurement, MeasureProtocol,
 
 SHORT = Timeouts(info_s=2.0, upload_s=5.0, measure_s=0.6)
 QUICK = MeasureProtocol(warm_up=1, repeat=5, min_time_s=0.0)
-LONG = MeasureProtocol(warm_up=1, repeat=5, min_time_s=600.0)
+LONG = MeasureProtocol(warm_up=1, number=100, repeat=5, min_time_s=600.0)
 TOKEN = "correct horse battery staple"  # noqa: S105 a test's
 
 

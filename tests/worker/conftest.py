@@ -222,6 +222,20 @@ def wire(shared_worker: Running) -> Iterator[Wire]:
 
 
 @pytest.fixture
+def start_worker(tmp_path):
+    """Starts workers, stops them afterwards."""
+    made = []
+
+    def start(*arguments):
+        made.append(Running([*INSECURE, *arguments], tmp_path))
+        return made[-1]
+
+    yield start
+    for running in made:
+        running.stop()
+
+
+@pytest.fixture
 def own_worker(tmp_path: Path) -> Iterator[Running]:
     """A worker that the test may hurt."""
     running = Running([*INSECURE, "--queue=2"], tmp_path)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from paretrim_worker import PROTOCOL_VERSION
 from paretrim_worker import device_pb2 as pb
 
-from .conftest import INSECURE, TIMEOUT_S, Running, Wire, chunk, request_of, start
+from .conftest import TIMEOUT_S, Wire, chunk, request_of, start
 
 
 @pytest.fixture
@@ -263,7 +263,7 @@ class TestRefusals:
         assert outside == []
 
 
-LONG = {"min_time_s": 600.0, "repeat": 5}
+LONG = {"min_time_s": 600.0, "number": 1000, "repeat": 5}
 
 
 class TestFaults:
@@ -276,6 +276,17 @@ class TestFaults:
             if event.progress.stage == pb.Progress.STAGE_TIMING:
                 return call
         raise AssertionError("it ended")
+
+    def test_the_measuring_process_is_fenced_in(self, own_worker, own_wire):
+        own_wire.info()
+        child = own_worker.child()
+        assert os.getsid(child) == child  # it and all it starts are killed together
+        limits = Path("/proc/%d/limits" % child).read_text().splitlines()
+        soft = {line[:25].strip(): line[25:].split()[0] for line in limits[1:]}
+        assert soft["Max core file size"] == "0"
+        assert soft["Max open files"] == "512"
+        assert soft["Max file size"] == str(4 * 1024**3)
+        assert soft["Max address space"] == str(4096 * 1024**2)
 
     def test_kill_9_of_the_measuring_process(self, own_worker, own_wire, models, refused):
         digest = own_wire.upload(models.conv())
@@ -320,15 +331,16 @@ class TestFaults:
         own_worker.process.wait()
         wait_until(lambda: is_gone(child))
 
-    def test_the_next_worker_deletes_what_a_killed_one_left(self, own_worker, own_wire, models):
+    def test_the_next_worker_deletes_what_a_killed_one_left(
+        self, own_worker, own_wire, models, start_worker
+    ):
         own_wire.upload(models.conv())
         own_worker.process.kill()
         own_worker.process.wait()
         left = list(own_worker.folder.glob("paretrim-worker-*"))
         assert len(left) == 1
-        following = Running(INSECURE, own_worker.folder)
+        start_worker()
         assert not left[0].exists()
-        following.stop()
 
     def test_sigterm_ends_all_and_deletes_all(self, own_worker, own_wire, models):
         own_wire.upload(models.conv())
@@ -388,10 +400,9 @@ class TestFaults:
             call(parts(), timeout=0.5)
         wait_until(lambda: not list(own_worker.folder.glob("paretrim-worker-*/*/upload-*")))
 
-    def test_an_upload_that_stands_still_is_ended(self, tmp_path):
-        """Four of them would keep all others out."""
-        running = Running([*INSECURE, "--max-seconds=1"], tmp_path)
-        wire = Wire(running.address)
+    def test_no_call_lasts_longer_than_the_worker_allows(self, start_worker, models, refused):
+        """Whatever the client's deadline; four uploads that stand still would keep others out."""
+        wire = Wire(start_worker("--max-seconds=1").address)
 
         def parts():
             yield start(b"0" * 32, 10**6)
@@ -402,8 +413,9 @@ class TestFaults:
             wire.channel.stream_unary("/paretrim.device.v1.Device/Upload")(parts(), timeout=60)
         assert caught.value.code() == grpc.StatusCode.CANCELLED
         assert time.monotonic() - begin < 10
+        digest = wire.upload(models.conv())
+        refused(grpc.StatusCode.DEADLINE_EXCEEDED, wire.measure, digest, **LONG)
         wire.close()
-        running.stop()
 
     def test_nothing_leaks(self, own_worker, own_wire, models, refused):
         """Files, threads and descriptors stay flat, failures included."""

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, TypeVar
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -117,66 +117,52 @@ class DeviceService:
         self._uploads = threading.BoundedSemaphore(UPLOADS_AT_ONCE)
 
     def handler(self) -> grpc.GenericRpcHandler:
-        """The handlers for a grpc server; bytes in, messages out."""
-
-        def reply(message: Message) -> bytes:
-            return message.SerializeToString()
-
+        """The handlers for a grpc server; bytes in, bytes out."""
         return grpc.method_handlers_generic_handler(
             SERVICE,
             {
-                "Info": grpc.unary_unary_rpc_method_handler(self.info, None, reply),
-                "Upload": grpc.stream_unary_rpc_method_handler(self.upload, None, reply),
-                "Measure": grpc.unary_stream_rpc_method_handler(self.measure, None, reply),
-                "Profile": grpc.unary_unary_rpc_method_handler(self.profile, None, reply),
+                "Info": grpc.unary_unary_rpc_method_handler(answering(self.info)),
+                "Upload": grpc.stream_unary_rpc_method_handler(answering(self.upload)),
+                "Measure": grpc.unary_stream_rpc_method_handler(streaming(self.measure)),
+                "Profile": grpc.unary_unary_rpc_method_handler(answering(self.profile)),
             },
         )
 
-    def info(self, data: bytes, context: grpc.ServicerContext) -> pb.InfoReply:
-        """Say what this device is."""
-        with translated(context):
-            parse(pb.InfoRequest, data)
-            return self._info()
-        raise AssertionError("abort raises")
-
     def upload(self, parts: Iterator[bytes], context: grpc.ServicerContext) -> pb.UploadReply:
         """Store a model."""
-        with translated(context):
-            if not self._uploads.acquire(blocking=False):
-                raise Busy("{} uploads are under way already".format(UPLOADS_AT_ONCE))
-            try:
-                with ended_after(context, self._worker.limits.call_seconds):
-                    return self._upload(parts, Call(context, self._worker))
-            finally:
-                self._uploads.release()
-        raise AssertionError("abort raises")
+        if not self._uploads.acquire(blocking=False):
+            raise Busy("{} uploads are under way already".format(UPLOADS_AT_ONCE))
+        try:
+            with ended_after(context, self._worker.limits.call_seconds):
+                return self._upload(parts, Call(context, self._worker))
+        finally:
+            self._uploads.release()
 
     def measure(self, data: bytes, context: grpc.ServicerContext) -> Iterator[pb.MeasureEvent]:
         """Time a model; yield events until the result."""
-        with translated(context):
-            request = parse(pb.MeasureRequest, data)
-            job = measure_job(request, self._worker.store.path(request.model_sha256))
-            yield from self._measure(request, job, Call(context, self._worker))
+        request = parse(pb.MeasureRequest, data)
+        job = measure_job(request, self._worker.store.path(request.model_sha256))
+        return self._measure(request, job, Call(context, self._worker))
 
     def profile(self, data: bytes, context: grpc.ServicerContext) -> pb.ProfileReply:
         """Time a model's layers."""
-        with translated(context):
-            request = parse(pb.ProfileRequest, data)
-            check_count("runs", request.runs)
-            job = {
-                "do": "profile",
-                "model": str(self._worker.store.path(request.model_sha256)),
-                "precision": request.precision,
-                "shapes": shapes(request.input_shapes),
-                "runs": request.runs,
-            }
-            call = Call(context, self._worker)
-            with call.turn():
-                layers = call.result(job)["layers"]
-            return pb.ProfileReply(layers=[pb.LayerTime(**layer) for layer in layers])
-        raise AssertionError("abort raises")
+        request = parse(pb.ProfileRequest, data)
+        check_count("runs", request.runs)
+        job = {
+            "do": "profile",
+            "model": str(self._worker.store.path(request.model_sha256)),
+            "precision": request.precision,
+            "shapes": shapes(request.input_shapes),
+            "runs": request.runs,
+        }
+        call = Call(context, self._worker)
+        with call.turn():
+            layers = call.result(job)["layers"]
+        return pb.ProfileReply(layers=[pb.LayerTime(**layer) for layer in layers])
 
-    def _info(self) -> pb.InfoReply:
+    def info(self, data: bytes, context: grpc.ServicerContext) -> pb.InfoReply:
+        """Say what this device is."""
+        parse(pb.InfoRequest, data)
         worker = self._worker
         facts = worker.sandbox.facts()
         return pb.InfoReply(
@@ -255,18 +241,38 @@ class DeviceService:
             call.cancelled.wait(min(request.idle_s, max(0.0, call.deadline_s - time.monotonic())))
 
 
-@contextlib.contextmanager
-def translated(context: grpc.ServicerContext) -> Iterator[None]:
-    """Turn what goes wrong inside into the call's status."""
-    try:
-        yield
-        return
-    except WorkerError as error:
-        code, message = error.code, str(error)
-    except OSError as error:
-        LOG.exception("storage")
-        code, message = grpc.StatusCode.INTERNAL, "storage: {}".format(error.strerror)
-    context.abort(code, message)
+def answering(handle: Callable[..., Message]) -> Callable[..., bytes]:
+    """Make a handler for grpc: what goes wrong becomes the call's status."""
+
+    def call(request: Any, context: grpc.ServicerContext) -> bytes:
+        try:
+            return handle(request, context).SerializeToString()
+        except (WorkerError, OSError) as error:
+            context.abort(*status_of(error))
+
+    return call
+
+
+def streaming(handle: Callable[..., Iterator[Message]]) -> Callable[..., Iterator[bytes]]:
+    """The same for a handler that yields."""
+
+    def call(request: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
+        try:
+            for message in handle(request, context):
+                yield message.SerializeToString()
+        except (WorkerError, OSError) as error:
+            context.abort(*status_of(error))
+
+    return call
+
+
+def status_of(error: Exception) -> Tuple[grpc.StatusCode, str]:
+    """What the client is told about an error."""
+    if isinstance(error, WorkerError):
+        return error.code, str(error)
+    assert isinstance(error, OSError)
+    LOG.error("storage: %s", error)
+    return grpc.StatusCode.INTERNAL, "storage: {}".format(error.strerror)
 
 
 @contextlib.contextmanager
@@ -374,7 +380,7 @@ def add_power(
     reply: pb.MeasureResult,
     recorder: Recorder,
     result: Dict[str, Any],
-    idle_before: "tuple[float, float]",
+    idle_before: Tuple[float, float],
     rest_start_s: float,
 ) -> None:
     """Add power and energy to a reply, unless no reading fell into the timed window."""
