@@ -136,8 +136,16 @@ def calibrate(
     ] = None,
 ) -> None:
     """Fit a device profile to measurements; only rows of role `calibrate` are used."""
+    from importlib.util import find_spec
+
     from hw_models import calibration
     from hw_models.points import read_points
+
+    if find_spec("scipy") is None:
+        raise InputError(
+            "Fitting a profile needs scipy, which is not installed.",
+            "pip install 'paretrim[search]'",
+        )
 
     name = profile or table.stem
     path = Path(name) if name.endswith((".yaml", ".yml")) else DEVICES / f"{name}.yaml"

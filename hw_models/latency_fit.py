@@ -80,7 +80,10 @@ class LatencyFit:
         base = {bits: _base(content, how) for bits, how in plan.items()}
         measured = {point.bits for point in points}
         prior = {
-            (str(bits), name): (mean, _SPREAD[name] * how.get("tightness", 1.0))
+            (str(bits), name): (
+                mean,
+                _SPREAD[name] * (1 if name in how.get("loose", ()) else how.get("tightness", 1)),
+            )
             for bits, how in plan.items()
             if bits in measured
             for name, mean in sorted(base[bits].items())
@@ -175,8 +178,8 @@ def _base(content: Mapping[str, Any], how: Mapping[str, Any]) -> dict[str, float
     """Return the coefficients of one precision before fitting.
 
     A precision `like` another one states only what differs: coefficients of its own (`prior`), a
-    factor on all rates (`rate`) with another board's launch times (`launch_from`), that factor as fitted on another board (`rate_of`), or another
-    board's rates (`rates_from`).
+    factor on all rates (`rate`) with another board's launch times (`launch_from`), that factor as
+    fitted on another board (`rate_of`), or another board's rates (`rates_from`).
     """
     if "donor" in how:
         return _transferred(content, how["donor"], how.get("donor_bits", 16))

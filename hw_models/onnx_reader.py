@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from hw_models.errors import InputError
-from hw_models.workload import ConvShape, OpKind, OtherOp, Workload
+from hw_models.workload import ConvShape, OpKind, OtherOp, Workload, with_siblings
 
 Shape: TypeAlias = tuple[int, ...]
 
@@ -297,27 +297,15 @@ class _Reader:
             elif node.op_type not in _FREE:
                 self._move(node)
         self._warn_unknown(graph)
-        self._join_siblings()
+        reads = [self.read_by.get(index, "") for index in range(len(self.layers))]
+        layers = with_siblings(self.layers, reads)
         channels, rows, columns = (*image[1:4], 1, 1, 1)[:3]
         quantized = any(isinstance(x, ConvShape) and x.weight_bits <= 8 for x in self.layers)
         return OnnxNetwork(
-            Workload(tuple(self.layers), self.batch, (channels, rows, columns)),
+            Workload(layers, self.batch, (channels, rows, columns)),
             quantized and self.bits > 8,
             tuple(self.warnings),
         )
-
-    def _join_siblings(self) -> None:
-        """Note how many dense convolutions read one tensor alike: an engine runs them as one."""
-        keys = {
-            index: (self.read_by[index], layer.kernel, layer.stride)
-            for index, layer in enumerate(self.layers)
-            if isinstance(layer, ConvShape) and layer.groups == 1
-        }
-        counts = Counter(keys.values())
-        for index, key in keys.items():
-            layer = self.layers[index]
-            assert isinstance(layer, ConvShape)
-            self.layers[index] = replace(layer, siblings=counts[key])
 
     def _origin(self, name: str) -> str:
         """Return the tensor behind reshapes and quantise/dequantise pairs."""

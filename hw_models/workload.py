@@ -15,6 +15,8 @@ Axis letters: N candidates, L convolutions, K other ops.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, cast
 
@@ -150,6 +152,28 @@ class Workload:
     def macs(self) -> int:
         """Multiply-accumulates of the whole batch, as if dense."""
         return self.batch * sum(conv.macs for conv in self.convs)
+
+
+def with_siblings(
+    layers: Sequence[ConvShape | OtherOp], reads: Sequence[Hashable]
+) -> tuple[ConvShape | OtherOp, ...]:
+    """Note which dense convolutions a runtime runs as one.
+
+    Args:
+        layers: The layers of a network.
+        reads: For each layer, anything that is equal for two layers that read the same tensor.
+    """
+    keys = [
+        (source, layer.kernel, layer.stride)
+        if isinstance(layer, ConvShape) and layer.groups == 1
+        else None
+        for layer, source in zip(layers, reads, strict=True)
+    ]
+    counts = Counter(keys)
+    return tuple(
+        replace(layer, siblings=counts[key]) if isinstance(layer, ConvShape) and key else layer
+        for layer, key in zip(layers, keys, strict=True)
+    )
 
 
 @dataclass(frozen=True, slots=True)

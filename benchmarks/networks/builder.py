@@ -8,10 +8,10 @@ activations are noted as the pass over memory they are.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
-from hw_models.workload import ConvShape, OpKind, OtherOp, Workload
+from hw_models.workload import ConvShape, OpKind, OtherOp, Workload, with_siblings
 
 
 class Tensor(NamedTuple):
@@ -151,16 +151,5 @@ class Net:
 
     def workload(self, image: Tensor) -> Workload:
         """Return what was written down."""
-        keys = [
-            (source, layer.kernel, layer.stride)
-            if isinstance(layer, ConvShape) and layer.groups == 1
-            else None
-            for source, layer in zip(self.sources, self.layers, strict=True)
-        ]
-        layers = tuple(
-            replace(layer, siblings=keys.count(key))
-            if key and isinstance(layer, ConvShape)
-            else layer
-            for key, layer in zip(keys, self.layers, strict=True)
-        )
+        layers = with_siblings(self.layers, self.sources)
         return Workload(layers, 1, (image.channels, image.rows, image.columns))
