@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -109,7 +110,7 @@ def _parameters(problem: Problem, point: Point) -> int:
 
 
 def _digits(value: float | None) -> str:
-    return "" if value is None else f"{value:.6g}"
+    return "" if value is None or math.isnan(value) else f"{value:.6g}"
 
 
 def write_outputs(run: RunFolder, problem: Problem, result: Result) -> None:

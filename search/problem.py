@@ -229,7 +229,7 @@ def check_feasible(problem: Problem) -> None:
             ("size", lowest.size_bytes, limit.size_bytes, "MB", 1e6),
         )
         for dimension, value, budget, unit, factor in checks:
-            if value is not None and budget is not None and value > budget:
+            if budget is not None and value > budget:
                 raise InfeasibleError(
                     f"No candidate can meet the {dimension} budget of {budget / factor:.4g} {unit} "
                     f"on {problem.settings.target}: the lowest reachable {dimension} is "

@@ -6,6 +6,7 @@ budgets resolved against the dense model, in ms, mJ and bytes.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -181,7 +182,16 @@ def resolve_limits(settings: Settings, dense: Cost) -> tuple[Limits, ...]:
     Args:
         settings: The user's options.
         dense: Cost of the dense model at its largest input size and baseline precision.
+
+    Raises:
+        InputError: An energy budget on a profile that has no energy model.
     """
+    if settings.energy is not None and math.isnan(dense.energy_mj):
+        raise InputError(
+            f"--energy {settings.energy.text}: no energy was ever measured for the profile "
+            f"{settings.target}, so none can be predicted.",
+            "Leave --energy out, or choose another --target.",
+        )
     energy = None if settings.energy is None else settings.energy.resolve(dense.energy_mj)
     size = None if settings.size is None else settings.size.resolve(dense.size_bytes)
     limits = [
