@@ -7,9 +7,10 @@ the parts that say so.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from rich.console import Console
@@ -25,8 +26,9 @@ from hw_models.device import (
     read_profile_yaml,
     shipped_profiles,
 )
-from hw_models.networks import MEASUREMENTS
+from hw_models.networks import MEASUREMENTS, measured_network
 from hw_models.points import ENERGY, LATENCY, Point, read_points
+from hw_models.workload import WorkloadBatch
 
 BEYOND_ENGINE = {
     "tf-trt-session": "time of a TensorFlow session",
@@ -234,6 +236,25 @@ def _ratios(
     )  # fmt: skip
 
 
+def pricing_seconds(count: int = 100_000) -> float:
+    """Time the pricing of random variants of YOLOv5n with bits and channels of their own."""
+    rng = np.random.default_rng(0)
+    batch = WorkloadBatch.of(measured_network("yolov5_d33w25", 640, 640))
+    shape = (count, len(batch.convs.names))
+    bits = rng.choice([8, 16], shape)
+    convs = replace(
+        batch.convs,
+        in_channels=8 * rng.integers(1, 33, shape),
+        out_channels=8 * rng.integers(1, 33, shape),
+        weight_bits=bits,
+        act_bits=bits,
+    )
+    model = CostModel(load_profile("jetson-xavier-nx"))
+    start = time.perf_counter()
+    model.predict_batch(replace(batch, convs=convs))
+    return time.perf_counter() - start
+
+
 def _load(device: str, metric: str) -> tuple[DeviceProfile, list[Point]]:
     points = read_points(MEASUREMENTS / f"{device}.csv")
     return load_profile(device), [point for point in points if point.metric == metric]
@@ -247,6 +268,7 @@ def main() -> None:
         latency_table(measured), energy_table(measured), left_out_table(measured), scaling_table()
     ):  # fmt: skip
         console.print(table)
+    console.print(f"100,000 variants of YOLOv5n priced in {pricing_seconds():.2f} s")
 
 
 if __name__ == "__main__":

@@ -239,6 +239,11 @@ def load_profile(name_or_path: str | Path) -> DeviceProfile:
     """
     text = str(name_or_path)
     path = Path(text) if text.endswith((".yaml", ".yml")) else DEVICES / f"{text}.yaml"
+    if text == "host-cpu" and not path.is_file():
+        raise InputError(
+            "No figures are shipped for host-cpu: every CPU is another.",
+            "Fit a profile to this machine with paretrim calibrate and give its YAML file.",
+        )
     if not path.is_file():
         raise InputError(
             f"No device profile {text!r}.",
