@@ -20,7 +20,9 @@ CHANNELS = (3, 16, 32, 32)
 TOLERANCE = 0.01
 """Relative; kernels that sum in another order or in TF32 stay well below, wrong ones do not."""
 
-PROTOCOL = MeasureProtocol("fp32", warm_up=5, number=1, repeat=20, min_time_s=0.05, idle_s=0.0)
+PROTOCOL = MeasureProtocol("fp32", warm_up=5, number=20, repeat=10, min_time_s=0.0, idle_s=0.0)
+"""Samples of some milliseconds: a program that takes turns on the same core slows each of them,
+while most single inferences would slip through between its turns."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,8 +54,8 @@ MIN_WAIT_S = 0.01
 MAX_UPLOADS = 3
 """Of one model for one measurement: it may be damaged on its way or forgotten."""
 
-REFERENCES = 3
-"""Golden measurements at registration; their median is the device's own reference."""
+REFERENCES = 5
+"""Golden measurements in a golden check; the fastest one is the device undisturbed."""
 
 
 class Health(enum.Enum):
@@ -317,6 +317,7 @@ class DevicePool:
                 calmest = min(calmest or measurement, measurement, key=relative_noise)
                 if relative_noise(calmest) <= self._rules.noise:
                     break
+            self._sleep(self._rules.poll_s)  # what disturbs it may go away
         if calmest is None:
             raise DeviceCallError(
                 f"{member.device.address}: it was not steady: slowed down by itself, or the golden "
@@ -466,7 +467,7 @@ class DevicePool:
             self._leases.add(info.address, info.kind)
         member.info = info
         member.digests.clear()  # its worker may have been started anew
-        time_ms = statistics.median(self._reference_ms(member, beat) for _ in range(REFERENCES))
+        time_ms = min(self._reference_ms(member, beat) for _ in range(REFERENCES))
         member.reference_ms = member.reference_ms or time_ms
         change = abs(time_ms / member.reference_ms - 1)
         if change > self._rules.drift:

@@ -243,3 +243,17 @@ def test_external_data_is_refused(tmp_path: Path) -> None:
     path.write_bytes(model.SerializeToString())
     with pytest.raises(InputError, match="other files"):
         read_onnx(path)
+
+
+def test_ops_behind_a_foreign_op_are_left_out_and_named(tmp_path: Path) -> None:
+    nodes = [
+        conv("x", "c", "w"),
+        helper.make_node("EfficientNMS_TRT", ["c"], ["n"], domain="foreign", name="nms"),
+        helper.make_node("Transpose", ["n"], ["y"], name="t"),
+    ]
+    weights = [weight("w", 8, 3, 1, 1)]
+    path = save(tmp_path / "m.onnx", nodes, weights, [1, 3, 4, 4], domains=("foreign",))
+    network = read_onnx(path)
+    assert kinds(network) == ["conv", "unknown"]
+    assert "EfficientNMS_TRT is not modelled" in network.warnings[0]
+    assert network.warnings[1] == "Not costed, for want of shapes: Transpose."

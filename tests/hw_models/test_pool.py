@@ -229,7 +229,7 @@ class TestRetries:
         pool = make_pool(device)
         at_first = device.goldens
         assert pool.measure(MODEL, QUICK).latency_ms == pytest.approx(4.0)
-        assert device.goldens == at_first + 3 + 1  # the check, and the reference after the model
+        assert device.goldens == at_first + 5 + 1  # the check, and the reference after the model
 
     def test_attempts_are_bounded(self, make_pool: Any) -> None:
         device = ScriptedDevice("a:1", before_measure=failing(99, TROUBLE))

@@ -1,8 +1,10 @@
 """The worker as its clients meet it: real gRPC over TCP on loopback."""
 
+import ctypes
 import hashlib
 import math
 import os
+import platform
 import signal
 import time
 from concurrent import futures
@@ -350,6 +352,19 @@ class TestFaults:
         assert "Traceback" not in errors
         wait_until(lambda: is_gone(child))
         assert list(own_worker.folder.glob("paretrim-worker-*")) == []
+
+    def test_sigterm_to_another_thread_ends_it_too(self, own_worker, own_wire, models):
+        """A signal that finds the main thread busy goes to one of grpc's."""
+        own_wire.upload(models.conv())
+        task = max(
+            int(path.name) for path in Path("/proc/%d/task" % own_worker.process.pid).iterdir()
+        )
+        number = {"x86_64": 234, "aarch64": 131}.get(platform.machine())  # tgkill's
+        if number is None:
+            pytest.skip("the number of this system call is not known here")
+        arguments = (number, own_worker.process.pid, task, int(signal.SIGTERM))
+        assert ctypes.CDLL(None).syscall(*arguments) == 0
+        own_worker.process.wait(timeout=TIMEOUT_S)
 
     def test_the_queue_is_bounded(self, own_worker, own_wire, models, refused):
         """Queue of 2: one measures, two wait, the fourth is told to come later."""

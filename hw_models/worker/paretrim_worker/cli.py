@@ -29,6 +29,7 @@ from paretrim_worker.store import ModelStore
 from paretrim_worker.turnstile import Turnstile
 
 MIB = 1024 * 1024
+WAKE_SECONDS = 0.5
 FOLDER_PREFIX = "paretrim-worker-"
 
 
@@ -69,7 +70,10 @@ def main(arguments: Optional[List[str]] = None) -> int:
         with serving(chosen) as server:
             host, _ = split_address(chosen.listen)
             print("paretrim-worker listens on {}:{}".format(host, server.port), flush=True)
-            stopped.wait()
+            # The kernel may hand the signal to one of grpc's threads; Python's handler then runs
+            # only when this thread wakes up.
+            while not stopped.wait(WAKE_SECONDS):
+                pass
     except WorkerError as error:
         print("paretrim-worker: {}".format(error), file=sys.stderr)
         return 2
