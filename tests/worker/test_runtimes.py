@@ -287,6 +287,17 @@ def test_trtexec_gets_a_list_of_arguments(models, options):
     assert not (path.parent / "pwned").exists()
 
 
+@pytest.mark.parametrize("name", ["x:/etc/hostname,y", "a,b", "a:1", "a b", "a\nb"])
+def test_trtexec_takes_plain_input_names_only(models, options, name):
+    """A name with : or , would make trtexec read a file of the client's choice."""
+    import onnx
+
+    model = onnx.load_from_string(models.conv())
+    model.graph.input[0].name = model.graph.node[0].input[0] = name
+    with pytest.raises(CannotRun, match="letters, digits"):
+        load(make_runtime("trtexec", options), models, model.SerializeToString())
+
+
 def test_trtexec_times_with_the_warm_up_exported(models, options, monkeypatch):
     monkeypatch.setenv("TRTEXEC_EXPORTS_WARM_UP", "1")
     model = load(make_runtime("trtexec", options), models, models.conv())

@@ -32,6 +32,9 @@ WARM_UP_MS_PER_INFERENCE = 20.0
 """trtexec warms up for a time, not for a number of inferences: this long for each one asked."""
 
 STARTED = "Starting inference"  # in the log when the engine is loaded and the clock starts
+PLAIN_NAME = re.compile(r"[\w./-]+", re.ASCII)
+"""trtexec takes lists of NAME:FILE: a name with : or , would name files of its own."""
+
 VERSION = re.compile(r"TensorRT[ .]v?(\d+)")
 
 
@@ -160,6 +163,10 @@ class TrtexecModel(LoadedModel):
     def _input_flags(self, inputs: Sequence[Input]) -> List[str]:
         pairs = []
         for index, entry in enumerate(inputs):
+            if not PLAIN_NAME.fullmatch(entry.name):
+                raise CannotRun(
+                    "trtexec: input {!r}: expected letters, digits and ._/- only".format(entry.name)
+                )
             path = self._export("input-{}.bin".format(index))
             path.write_bytes(entry.array.tobytes())
             pairs.append("{}:{}".format(entry.name, path))
