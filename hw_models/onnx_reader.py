@@ -272,6 +272,7 @@ class _Reader:
     producer: dict[str, Any] = field(default_factory=dict)
     uses: Counter[str] = field(default_factory=Counter)
     warnings: list[str] = field(default_factory=list)
+    uncosted: set[str] = field(default_factory=set)
     layers: list[ConvShape | OtherOp] = field(default_factory=list)
     read_by: dict[int, str] = field(default_factory=dict)
     batch: int = 1
@@ -406,10 +407,15 @@ class _Reader:
     def _append(
         self, node: Any, kind: OpKind, inputs: Iterable[str], output: str, suffix: str = ""
     ) -> None:
-        sources = [self._image(name) for name in inputs] or [(0, 1, 1)]
+        # What comes behind a foreign op (suppression, mostly) has no shape that can be inferred.
+        known = [name for name in inputs if self._has_shape(name)]
+        if not (known or self._has_shape(output)):
+            self.uncosted.add(node.op_type)
+            return
+        sources = [self._image(name) for name in known] or [(0, 1, 1)]
         rows, columns = max(sources, key=math.prod)[1:]
         elements = sum(math.prod(source) for source in sources)
-        channels, out_h, out_w = self._image(output)
+        channels, out_h, out_w = self._image(output) if self._has_shape(output) else (0, 1, 1)
         self.layers.append(
             OtherOp(
                 _name(node) + suffix, kind, -(-elements // (rows * columns)), channels,
@@ -467,14 +473,16 @@ class _Reader:
     def _act_bits(self, node: Any) -> int:
         return self._bits(node.input[0])
 
+    def _has_shape(self, name: str) -> bool:
+        return name in self.shapes and all(dim > 0 for dim in self.shapes[name])
+
     def _need(self, name: str) -> Shape:
-        shape = self.shapes.get(name)
-        if shape is None or any(dim <= 0 for dim in shape):
+        if not self._has_shape(name):
             raise InputError(
                 f"The shape of tensor {name!r} cannot be inferred from the ONNX file.",
                 "Export with static shapes, or simplify the graph first.",
             )
-        return shape
+        return self.shapes[name]
 
     def _elements(self, name: str) -> int:
         return math.prod(self.shapes.get(name, (0,)))
@@ -498,6 +506,10 @@ class _Reader:
         for op_type, count in sorted(unknown.items()):
             self.warnings.append(
                 f"{count} x {op_type} is not modelled: costed by the bytes it moves."
+            )
+        if self.uncosted:
+            self.warnings.append(
+                f"Not costed, for want of shapes: {', '.join(sorted(self.uncosted))}."
             )
 
 
