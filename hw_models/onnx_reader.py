@@ -92,7 +92,13 @@ def read_onnx(
     model = _load(Path(path))
     _fix_input(model, Path(path), batch, imgsz)
     reader = _Reader(_infer_shapes(model, Path(path)), bits)
-    return reader.read()
+    try:
+        return reader.read()
+    except (TypeError, ValueError, KeyError, IndexError, ZeroDivisionError) as error:
+        # A file that parses but means nothing: attributes of the wrong kind, missing inputs.
+        raise InputError(
+            f"{path} is malformed ({type(error).__name__}: {error}).", "Export the model again."
+        ) from error
 
 
 def _load(path: Path) -> Any:
@@ -280,7 +286,7 @@ class _Reader:
     def read(self) -> OnnxNetwork:
         graph = self.model.graph
         self._index(graph)
-        image = self.shapes[_real_inputs(graph)[0].name]
+        image = self._need(_real_inputs(graph)[0].name)
         self.batch = max(1, image[0]) if image else 1
         groups = self._pointwise_groups(graph)
         done: set[int] = set()

@@ -257,3 +257,20 @@ def test_ops_behind_a_foreign_op_are_left_out_and_named(tmp_path: Path) -> None:
     assert kinds(network) == ["conv", "unknown"]
     assert "EfficientNMS_TRT is not modelled" in network.warnings[0]
     assert network.warnings[1] == "Not costed, for want of shapes: Transpose."
+
+
+def test_mutated_files_are_input_errors_or_readable(tmp_path: Path) -> None:
+    whole = quantised(tmp_path).read_bytes()
+    rng = np.random.default_rng(0)
+    path = tmp_path / "t.onnx"
+    refused = 0
+    for _ in range(400):
+        mutant = bytearray(whole)
+        for position in rng.integers(0, len(mutant), rng.integers(1, 5)):
+            mutant[position] = rng.integers(0, 256)
+        path.write_bytes(bytes(mutant))
+        try:
+            read_onnx(path)
+        except InputError:
+            refused += 1
+    assert 0 < refused < 400
