@@ -82,6 +82,11 @@ class Problem:
         """Predict the latency [N] of many genomes [N, V]."""
         return np.asarray(self.costs(genomes_NV).latency_ms, dtype=np.float64)
 
+    @property
+    def objective_count(self) -> int:
+        """Number of objectives M."""
+        return 2 + (self.settings.energy is not None) + (self.settings.size is not None)
+
     def objectives(self, cost: Cost, score: Score) -> tuple[float, ...]:
         """Return what is minimised: accuracy loss, latency, and energy and size where asked."""
         return self.objectives_of(accuracy(score), cost.latency_ms, cost.energy_mj, cost.size_bytes)

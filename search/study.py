@@ -154,10 +154,8 @@ def evolve(problem: Problem, session: Session, seeds_NV: Genomes, points: dict[s
     """Evolve from the seeds until the evaluations are spent; add every scored point to `points`."""
     settings = problem.settings
     seeds_NV = seeds_NV[: settings.evals]
-    objectives = 2 + (settings.energy is not None) + (settings.size is not None)
-    optimizer = Optimizer(
-        seeds_NV, np.asarray(problem.space.upper), objectives, BATCH, settings.seed
-    )
+    upper_V = np.asarray(problem.space.upper)
+    optimizer = Optimizer(seeds_NV, upper_V, problem.objective_count, BATCH, settings.seed)
     method = "seed"
     asked = 0
     while asked < settings.evals:
@@ -198,7 +196,7 @@ def _score(
     for candidate, result in zip(candidates, results, strict=True):
         cost = problem.cost(candidate)
         if isinstance(result, Failed):
-            rows.append(tuple(FAILED for _ in problem.objectives_of(0, 0, 0, 0)))
+            rows.append((FAILED,) * problem.objective_count)
             continue
         rows.append(problem.objectives(cost, result))
         points[candidate.digest] = Point("", method, candidate, cost, result)
