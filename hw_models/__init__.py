@@ -8,6 +8,13 @@ cost.py          CostModel: latency with interval, energy, size, one value a lay
 cost_table.py    measured tables of layer times, as SPDY publishes them
 points.py        measured rows (measurements/*.csv), and pricing many of them at once
 calibration.py   rows -> profile; latency_fit.py and energy_fit.py do the fitting
+measurement.py   Measurement, MeasureProtocol, Device: what was measured, how, on what
+device.proto     what a device worker understands; device_pb2.py is generated from it
+client.py        a connection to one worker; gRPC's errors become ours here
+pool.py          measuring on whichever device is free and well
+leases.py golden.py   who may use a device; the network that shows whether it is well
+worker/          the program that runs on the board: a distribution of its own
+devices_cli.py   paretrim devices
 cli.py           paretrim predict, paretrim calibrate
 errors.py        the errors a user can meet
 """

@@ -352,6 +352,7 @@ def _open_channel(address: str, credentials: Credentials) -> grpc.Channel:
         ("grpc.enable_retries", 0),  # the pool decides where to try again
         ("grpc.keepalive_time_ms", 30_000),  # a cut cable is noticed during a long measurement
         ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.http2.max_pings_without_data", 0),  # an engine is built for minutes without a word
         ("grpc.use_local_subchannel_pool", 1),  # a worker that was away is tried afresh
     ]
     if credentials.server_name:

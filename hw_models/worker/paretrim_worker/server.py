@@ -30,8 +30,9 @@ OPTIONS: Tuple[Tuple[str, Any], ...] = (
     # A client that was cut off is noticed, and its measurement ends.
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),  # an engine is built for minutes without a word
+    # The client's own: without this it is cut off after the third in a silent call.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
 )
 
 
