@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-log = logging.getLogger("search")
 LINE_FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 
 
@@ -42,32 +41,6 @@ def logging_to(path: Path) -> Iterator[None]:
     finally:
         logging.getLogger().removeHandler(handler)
         handler.close()
-
-
-class Stage:
-    """One stretch of evaluations with a known number.
-
-    Args:
-        progress: The bar it shows on; invisible where there is no terminal.
-        title: What is done, for a person.
-        total: Number of evaluations.
-    """
-
-    def __init__(self, progress: Progress, title: str, total: int) -> None:
-        self._progress = progress
-        self._task = progress.add_task(title, total=total)
-
-    def advance(self) -> None:
-        """One evaluation is done."""
-        self._progress.advance(self._task)
-
-    def note(self, text: str) -> None:
-        """Show how things stand."""
-        self._progress.update(self._task, description=text)
-
-    def done(self) -> None:
-        """The bar is no longer needed."""
-        self._progress.remove_task(self._task)
 
 
 def progress_bar(console: Console) -> Progress:

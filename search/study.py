@@ -23,7 +23,6 @@ from search.front import Point, hypervolume, pareto
 from search.ledger import Ledger, Task
 from search.optimizer import FAILED, Optimizer
 from search.problem import Problem, accuracy
-from search.progress import Stage
 from search.seeding import (
     additive_loss,
     greedy_walk,
@@ -81,14 +80,14 @@ class Session:
             raise OutOfTime
         tasks = {task.key: task for task in (Task(candidate, rung) for candidate in candidates)}
         missing = [task for key, task in tasks.items() if key not in self.ledger.results]
-        stage = Stage(self.progress, title, len(missing))
+        bar = self.progress.add_task(title, total=len(missing))
         for outcome in self.pool.run(missing):
             self.ledger.record(outcome)
-            stage.advance()
+            self.progress.advance(bar)
             if isinstance(outcome.result, Failed):
                 self.failures[outcome.result.kind] += 1
                 log.info("failed: %s", outcome.result.message)
-        stage.done()
+        self.progress.remove_task(bar)
         return [self.ledger.results[candidate.digest, rung] for candidate in candidates]
 
 
@@ -191,7 +190,8 @@ def _score(
 ) -> npt.NDArray[np.float64]:
     """Score genomes on the subset rung; add them to `points`; return their objectives [N, M]."""
     candidates = [problem.space.decode(genome) for genome in genomes_NV]
-    results = session.results(candidates, "subset", f"{len(points)} scored")
+    title = f"{len(points)} of {problem.settings.evals} candidates"
+    results = session.results(candidates, "subset", title)
     rows = []
     for candidate, result in zip(candidates, results, strict=True):
         cost = problem.cost(candidate)
