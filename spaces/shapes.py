@@ -71,6 +71,7 @@ class Shapes:
                 act_bits=act_bits,
                 density=one_row,
                 pattern=np.zeros_like(one_row, dtype=np.int64),
+                siblings=tuple(conv.siblings for conv in self._convs),
             ),
             OpBatch(
                 names=tuple(op.name for op in self._others),

@@ -29,7 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from hw_models.errors import InputError
-from hw_models.workload import ConvShape, OpKind, OtherOp
+from hw_models.workload import ACTIVATIONS, ConvShape, OpKind, OtherOp, with_siblings
 
 IntArray = npt.NDArray[np.int64]
 
@@ -54,8 +54,10 @@ _OPS: dict[Any, OpKind] = {
     _aten.silu_.default: "activation",
     _aten.hardswish.default: "activation",
     _aten.hardswish_.default: "activation",
-    _aten.mish.default: "activation",
-    _aten.mish_.default: "activation",
+    _aten.mish.default: "mish",
+    _aten.mish_.default: "mish",
+    _aten.leaky_relu.default: "leaky",
+    _aten.leaky_relu_.default: "leaky",
     _aten.sigmoid.default: "activation",
 }
 
@@ -129,6 +131,7 @@ class _Recorder(TorchDispatchMode):
         self._reads: list[IntArray] = []
         self._writes: list[IntArray] = []
         self._readers: list[set[int]] = []
+        self._tensors: list[_Flow | None] = []
         self._norms: dict[str, IntArray] = {}
 
     def begin(self, picture: Tensor) -> None:
@@ -184,7 +187,7 @@ class _Recorder(TorchDispatchMode):
         self._sources += conv.out_channels
         self._read_by(flow, len(self._steps))
         self._flows[output] = _Flow(sources, frozenset({len(self._steps)}))
-        self._note(shape, flow.sources, sources)
+        self._note(shape, flow.sources, sources, flow)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -219,7 +222,7 @@ class _Recorder(TorchDispatchMode):
 
     def _op(self, kind: OpKind, channels: int, size: torch.Size, result: Tensor) -> OtherOp:
         # One activation module serves all blocks: its own name is that of the first.
-        scope = self._scopes[-2:][0] if kind == "activation" else self._scopes[-1]
+        scope = self._scopes[-2:][0] if kind in ACTIVATIONS else self._scopes[-1]
         name = f"{scope}.{kind}".removeprefix(".")
         self._op_names[name] += 1
         if self._op_names[name] > 1:
@@ -235,11 +238,19 @@ class _Recorder(TorchDispatchMode):
             out_w=result.shape[3],
         )
 
-    def _note(self, step: ConvShape | OtherOp, reads: IntArray, writes: IntArray) -> None:
+    def _note(
+        self,
+        step: ConvShape | OtherOp,
+        reads: IntArray,
+        writes: IntArray,
+        tensor: _Flow | None = None,
+    ) -> None:
+        """Note a step; of a convolution also the tensor that it reads."""
         self._steps.append(step)
         self._reads.append(reads)
         self._writes.append(writes)
         self._readers.append(set())
+        self._tensors.append(tensor)
 
     def _read_by(self, flow: _Flow, reader: int) -> None:
         for step in flow.steps:
@@ -270,7 +281,7 @@ class _Recorder(TorchDispatchMode):
         """Return everything noted."""
         smallest = min(step.out_h for step in self._steps)
         return Trace(
-            steps=tuple(self._steps),
+            steps=with_siblings(self._steps, self._tensors),
             reads=tuple(self._reads),
             writes=tuple(self._writes),
             norms=self._norms,

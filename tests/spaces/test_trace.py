@@ -62,6 +62,15 @@ def test_ops_have_the_shapes_of_the_model(u_detector: Detector) -> None:
     assert ops["decode.2"] == OtherOp("decode.2", "decode", 64 + 80, 84, 8, 8, 8, 8)
 
 
+def test_convolutions_of_one_tensor_are_siblings(model: tuple[Detector, Network]) -> None:
+    _, network = model
+    siblings = {layer.name: layer.siblings for layer in network.layers}
+    for number in (2, 4, 6, 8):  # both branches of a C3 read its input
+        assert siblings[f"model.{number}.cv1.conv"] == siblings[f"model.{number}.cv2.conv"] == 2
+        assert siblings[f"model.{number}.cv3.conv"] == 1
+    assert siblings["model.0.conv"] == 1
+
+
 def test_decoding_of_three_anchors_a_cell(classic_detector: Detector) -> None:
     decode = trace(classic_detector.net).steps[-3]
     assert decode == OtherOp("decode.0", "decode", 255, 3 * 84, 32, 32, 32, 32)
