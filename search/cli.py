@@ -17,6 +17,7 @@ from click.exceptions import ClickException
 from rich.console import Console
 
 from hw_models.cli import add_commands
+from hw_models.devices_cli import devices
 from hw_models.errors import InputError, ParetrimError
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 add_commands(app)
+app.command()(devices)
 
 INTERRUPTED = 130
 LOG_WIDTH = 130  # of tables where standard output is no terminal
@@ -110,7 +112,13 @@ def search(
         "trust_checkpoint": trust_checkpoint or None,
     }
     # Imported here: torch, ray and ultralytics take seconds, and the other commands need none.
-    from search.run import new_search, resume_search
+    try:
+        from search.run import new_search, resume_search
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"The search needs {error.name}, which is not installed.",
+            "pip install 'paretrim[search]'",
+        ) from error
 
     given = {key: value for key, value in given.items() if value is not None}
     console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH, highlight=False)
