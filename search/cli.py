@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from click.exceptions import ClickException
 from rich.console import Console
+from typer.exceptions import TyperException
 
 from hw_models.cli import add_commands
 from hw_models.devices_cli import devices
@@ -159,8 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ParetrimError as error:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
-    except ClickException as error:
-        error.show()
+    except TyperException as error:
+        print(f"error: {error.format_message()} See --help.", file=sys.stderr)
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED

@@ -13,7 +13,6 @@ from importlib.metadata import version
 from typing import Any
 
 from evaluators.evaluator import Evaluator
-
 from evaluators.score import Failed
 from search.front import Point
 from search.problem import Problem, accuracy

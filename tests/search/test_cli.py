@@ -71,6 +71,8 @@ def test_the_options_are_the_contract() -> None:
         (["--latency", "30ms", "--ignore", "re:nothing"], ["re:nothing"]),
         (["--latency", "30ms", "--prune", "magic"], ["magic", "l2"]),
         (["--latency", "30ms", "--bits", "1"], ["1-bit"]),
+        (["--latency", "30ms", "--evals", "many"], ["--evals", "integer"]),
+        (["--latency", "30ms", "--nonsense"], ["--nonsense", "--help"]),
         (["--resume", "nowhere"], ["nowhere", "study.yaml"]),
     ],
 )
