@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 KEY := $(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)
 READY := $(VENV)/ready-$(KEY)
 
-.PHONY: environment demo test check format clean
+.PHONY: environment demo test coverage check format clean
 
 environment: $(READY)
 
@@ -14,6 +14,9 @@ demo: $(READY)
 	$(BIN)/python search.py --latency 30ms
 
 test: $(READY)
+	$(BIN)/pytest -q --durations=10
+
+coverage: $(READY)
 	$(BIN)/pytest -q --cov --cov-report=term:skip-covered
 
 check: $(READY)
