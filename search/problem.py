@@ -117,7 +117,10 @@ def prepare(settings: Settings) -> Problem:
         InfeasibleError: No candidate can meet a budget.
     """
     detector = _load_weights(settings)
-    calibration, validation = _load_data(settings, detector)
+    calibration, validation = _load_data(settings)
+    if settings.weights.endswith((".yaml", ".yml")):  # untrained: has the classes of the data set
+        detector = load_detector(settings.weights, names=validation.names)
+    check_names(validation, detector.names)
     profile = load_profile(settings.target)
     model = CostModel(profile, settings.power_mode)
     imgsz = tuple(sorted(set(settings.imgsz or (detector.imgsz,)), reverse=True))
@@ -160,14 +163,12 @@ def _load_weights(settings: Settings) -> Detector:
     return load_detector(settings.weights, trust_checkpoint=settings.trust_checkpoint)
 
 
-def _load_data(settings: Settings, detector: Detector) -> tuple[Dataset, Dataset]:
+def _load_data(settings: Settings) -> tuple[Dataset, Dataset]:
     """Return calibration images (no labels needed) and validation images."""
     if settings.data == "demo":
         validation = demo_dataset("val", DEMO_VALIDATION_IMAGES)
-        check_names(validation, detector.names)
         return demo_dataset("train", CALIBRATION_IMAGES), validation
     validation = load_dataset(settings.data, "val")
-    check_names(validation, detector.names)
     try:
         calibration = load_dataset(settings.data, "train")
     except InputError as error:

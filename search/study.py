@@ -18,6 +18,7 @@ import numpy.typing as npt
 from rich.progress import Progress
 
 from evaluators.score import Failed, Score
+from hw_models.errors import InputError
 from search.actors import Pool
 from search.front import Point, hypervolume, pareto
 from search.ledger import Ledger, Task
@@ -244,7 +245,11 @@ def score_dense(problem: Problem, session: Session) -> list[Point]:
     points = []
     for candidate, result in zip(candidates, results, strict=True):
         if isinstance(result, Failed):
-            raise RuntimeError(f"the dense model cannot be evaluated: {result.message}")
+            raise InputError(
+                f"{problem.settings.weights} does not work at {candidate.imgsz} px even "
+                f"uncompressed: {result.message}.",
+                "Check the weights, or give other --imgsz.",
+            )
         points.append(Point("dense", "dense", candidate, problem.cost(candidate), result))
     return points
 

@@ -97,3 +97,8 @@ def test_limits_come_tightest_first(tx2: Problem) -> None:
     settings = read_settings({"latency": ("30ms", "10ms", "20ms")})
     limits = resolve_limits(settings, tx2.cost(tx2.dense()))
     assert [limit.text for limit in limits] == ["10ms", "20ms", "30ms"]
+
+
+def test_an_untrained_model_has_the_classes_of_the_data_set() -> None:
+    untrained = problem(weights="yolov5n.yaml", imgsz=(320,))
+    assert untrained.detector.names == untrained.validation.names
