@@ -65,9 +65,6 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-Make = Callable[..., Pool]
-
-
 @pytest.fixture
 def build(tmp_path: Path) -> Any:
     return partial(Obedient, tmp_path)
@@ -86,17 +83,18 @@ def ray_pool(build: Any) -> Iterator[Callable[..., RayPool]]:
         pool.close()
 
 
-class TestBothPools:
-    @pytest.fixture(scope="class", params=["in-process", "ray"])
-    def pool(
-        self, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-    ) -> Iterator[Pool]:
-        build: Any = partial(Obedient, tmp_path_factory.mktemp("seen"))
-        in_process = request.param == "in-process"
-        pool: Pool = InProcessPool(build) if in_process else RayPool(build, 2, lambda _: 60.0)
-        yield pool
-        pool.close()
+@pytest.fixture(scope="class", params=["in-process", "ray"])
+def pool(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Pool]:
+    build: Any = partial(Obedient, tmp_path_factory.mktemp("seen"))
+    in_process = request.param == "in-process"
+    either: Pool = InProcessPool(build) if in_process else RayPool(build, 2, lambda _: 60.0)
+    yield either
+    either.close()
 
+
+class TestBothPools:
     def test_every_task_has_one_outcome(self, pool: Pool) -> None:
         tasks = [task("ok", number) for number in range(10)]
         outcomes = list(pool.run(tasks))
