@@ -50,13 +50,13 @@ def deliver(
             exported[point.id],
             gap,
         )
-        recipe = make_recipe(problem, evaluator, point)
+        recipe = make_recipe(problem, point)
         recipe["exported"] = {"map50_95": exported[point.id], "bytes": path.stat().st_size}
         write_whole(folder / "recipe.json", json.dumps(recipe, indent=1) + "\n")
     return exported
 
 
-def make_recipe(problem: Problem, evaluator: Evaluator, point: Point) -> dict[str, Any]:
+def make_recipe(problem: Problem, point: Point) -> dict[str, Any]:
     """Return what was done to the dense model to make a point."""
     return {
         "id": point.id,

@@ -168,7 +168,7 @@ def _pool(problem: Problem) -> Iterator[Pool]:
     }
 
     def deadline_s(task: Task) -> float:
-        # Ten times what a slow CPU takes for an image, and time for the actor to start.
+        # Ten times what a slow CPU takes for an image, and time for what is measured once.
         return 180.0 + 5.0 * images[task.rung]
 
     pool: Pool

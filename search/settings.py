@@ -24,8 +24,6 @@ from evaluators.score import Score
 from hw_models.cost import Cost
 from hw_models.errors import InputError
 
-METHODS = ("paretrim", "nsga2", "uniform")
-
 Dimension = Literal["latency", "energy", "size"]
 
 # Factors to ms, mJ and bytes.

@@ -32,7 +32,8 @@ dt { font-weight: 600; } dd { margin: 0 0 .5rem; overflow-wrap: anywhere; }
 <ul>$picks</ul>
 <p>Latency and energy are <strong>predicted</strong> by the hardware model of $target; the interval
 holds 90 % of its errors. Nothing on this page was measured on a device. mAP is measured on
-$images validation images; in the column <em>file</em> on the exported ONNX model.</p>
+the $images validation images, by which the points were also chosen: a test set of your own will
+show a little less. The column <em>file</em> is that of the exported ONNX model.</p>
 <img src="data:image/png;base64,$picture" alt="Accuracy against predicted latency">
 <h2>Front</h2>
 <div class="scroll"><table><thead><tr>$head</tr></thead><tbody>$rows</tbody></table></div>
