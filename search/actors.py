@@ -76,8 +76,8 @@ class InProcessPool:
 class EvaluatorActor:
     """An evaluator in a process of its own. Made a Ray actor by `RayPool`."""
 
-    def __init__(self, build: Build, threads: int) -> None:
-        torch.set_num_threads(threads)
+    def __init__(self, build: Build) -> None:
+        torch.set_num_threads(1)
         self._evaluator = build()
         self._where = f"{ray.util.get_node_ip_address()}/{os.getpid()}"
 
@@ -137,7 +137,7 @@ class RayPool:
             self._start()
 
     def _start(self) -> None:
-        actor = self._actor_class.remote(self._build, threads=1)
+        actor = self._actor_class.remote(self._build)
         job = _Job(actor, START_S, self._clock() + START_S)
         self._busy[actor.ready.remote()] = job
 
