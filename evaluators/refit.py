@@ -119,7 +119,7 @@ def refit(
         if id(layer) not in predictors:
             predictors[id(layer)] = _predictor(layer, kept_I)
         conv = cast("nn.Conv2d", dense.get_submodule(step.name))
-        _store(net, step.name, *predictors[id(layer)].refit(conv.weight.detach()[kept_O]))
+        store(net, step.name, *predictors[id(layer)].refit(conv.weight.detach()[kept_O]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -210,7 +210,7 @@ def _some(positions_PF: Tensor, count: int) -> Tensor:
     return positions_PF[torch.randperm(len(positions_PF), generator=generator)[:count]]
 
 
-def _store(net: nn.Module, name: str, weight: Tensor, shift: Tensor) -> None:
+def store(net: nn.Module, name: str, weight: Tensor, shift: Tensor) -> None:
     """Set a convolution's weight and shift its output: by its bias, or by the norm behind it."""
     conv = cast("nn.Conv2d", net.get_submodule(name))
     norm = getattr(net.get_submodule(name.rpartition(".")[0]), "bn", None)

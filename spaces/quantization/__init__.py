@@ -3,6 +3,7 @@
 | module | what it holds |
 | --- | --- |
 | `grid` | the integers of a bit width, rounding to them, and the record of activation clips |
+| `rounding` | how weights become points of the grid, one method a module |
 | `calibrators` | how the clip of a grid is chosen (`minmax`, `mse`), one function a method |
 | `sharing` | which convolution inputs must have one scale |
 | `calibrate` | activation clips from calibration images, once on the dense network |

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from spaces.quantization.grid import largest_integer
+from spaces.quantization.grid import largest_integer, steps_on_grid
 
 COARSE_RATIOS = 20
 FINE_RATIOS = 8
@@ -77,6 +77,9 @@ CALIBRATORS: dict[str, Calibrator] = {"minmax": minmax_clip, "mse": mse_clip}
 def weight_scales(weight: Tensor, bits: int, calibrator: Calibrator = mse_clip) -> Tensor:
     """Choose the step of each output channel of a weight.
 
+    A channel that is on a grid of this bit width already keeps it, so that rounding it again
+    changes nothing, whichever method rounded it first.
+
     Args:
         weight: [O, I, kh, kw].
         bits: 2 to 8.
@@ -86,4 +89,8 @@ def weight_scales(weight: Tensor, bits: int, calibrator: Calibrator = mse_clip) 
         Positive steps [O].
     """
     rows = weight.detach().abs().flatten(1)
-    return calibrator(rows, torch.ones(1, 1), bits) / largest_integer(bits)
+    known = steps_on_grid(rows, bits)
+    if (known > 0).all():
+        return known
+    chosen = calibrator(rows, torch.ones(1, 1), bits) / largest_integer(bits)
+    return torch.where(known > 0, known, chosen)

@@ -11,12 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hw_models.errors import InputError
 
 QUANTIZED_BITS = range(2, 9)
 """Bit widths that have an integer grid; a layer at 16 or 32 bits is left as it is."""
+
+WHOLE = 1e-3  # of a step: rounding errors of float32 are below it, and a weight by chance is not
+TINY_STEP = 1e-30
+PROBED_WEIGHTS = 16  # so many of a row are looked at first: hardly any row is on a grid by chance
 
 
 def largest_integer(bits: int) -> int:
@@ -59,6 +64,36 @@ def integer_weights(weight: Tensor, scales: Tensor, bits: int) -> Tensor:
     """
     top = largest_integer(bits)
     return (weight / scales.view(-1, 1, 1, 1)).round().clamp(-top, top)
+
+
+def steps_on_grid(rows_ON: Tensor, bits: int) -> Tensor:
+    """Find the grid of rows that have been rounded before.
+
+    Args:
+        rows_ON: Weights of each output channel.
+        bits: 2 to 8.
+
+    Returns:
+        Steps [O] with which all weights of the row are whole numbers of the grid; 0 for a row of
+        zeros and one that is on no grid.
+    """
+    magnitudes_ON = rows_ON.detach().abs()
+    peaks_O = magnitudes_ON.amax(1)
+    steps_O = torch.zeros_like(peaks_O)
+    probe_On = magnitudes_ON[:, :: -(-magnitudes_ON.shape[1] // PROBED_WEIGHTS)]
+    for largest in range(largest_integer(bits), 0, -1):  # the one the row's peak may have become
+        trial_O = peaks_O / largest
+        likely_O = _whole(probe_On, trial_O) & (steps_O == 0) & (peaks_O > 0)
+        if likely_O.any():
+            likely_O[likely_O.clone()] = _whole(magnitudes_ON[likely_O], trial_O[likely_O])
+            steps_O = torch.where(likely_O, trial_O, steps_O)
+    return steps_O
+
+
+def _whole(magnitudes_ON: Tensor, steps_O: Tensor) -> Tensor:
+    """Tell for each row whether its weights are multiples of its step."""
+    multiples_ON = magnitudes_ON / steps_O[:, None].clamp_min(TINY_STEP)
+    return (multiples_ON - multiples_ON.round()).abs().amax(1) < WHOLE
 
 
 @dataclass(frozen=True, slots=True)

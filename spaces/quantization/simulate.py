@@ -41,7 +41,7 @@ def quantize(
 
     Weights are replaced by their rounded values; a hook rounds the input of each convolution. A
     layer that is not named, and each half of a layer at 16 bits or more, stays bit-identical.
-    Weights that were rounded before stay as they are: their largest one marks the grid.
+    Weights that were rounded before stay as they are: their grid is found again.
 
     Args:
         net: Dense or sliced, batch norms not folded.
@@ -59,6 +59,7 @@ def quantize(
             rounded = integer_weights(conv.weight, steps, weight_bits)
             conv.weight.copy_(rounded * steps.view(-1, 1, 1, 1))
         if is_quantized(act_bits):
+            _remove_rounding(conv)
             conv.register_forward_pre_hook(
                 InputRounding(input_scale(scales, name, act_bits), act_bits)
             )
@@ -67,9 +68,13 @@ def quantize(
 def remove_input_rounding(net: nn.Module) -> None:
     """Remove the hooks that `quantize` put on convolutions, in place."""
     for module in net.modules():
-        hooks = module._forward_pre_hooks
-        for key in [key for key, hook in hooks.items() if isinstance(hook, InputRounding)]:
-            del hooks[key]
+        _remove_rounding(module)
+
+
+def _remove_rounding(module: nn.Module) -> None:
+    hooks = module._forward_pre_hooks
+    for key in [key for key, hook in hooks.items() if isinstance(hook, InputRounding)]:
+        del hooks[key]
 
 
 def find_convolution(net: nn.Module, name: str) -> nn.Conv2d:

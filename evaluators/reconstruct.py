@@ -1,0 +1,204 @@
+"""Sequential reconstruction: every layer makes up for what all layers before it lost.
+
+The convolutions of a compressed network are visited in the order in which they run, in one forward
+pass. Each sees what really arrives (channels missing, activations rounded, errors of all layers
+before it) and gets, before it runs:
+
+1. the weights that best predict the *dense* network's output of that convolution from it: ridge
+   regression that shrinks to the weights as they were,
+
+       W' = W + R^T X (X^T X + lambda I)^-1,    R = Y - X W^T (all centred),
+
+2. where its weights have few bits, their rounding with X^T X as Hessian (GPTQ, arXiv 2210.17323),
+3. the bias that gives every output channel its dense mean.
+
+The regression as in Channel Pruning (He et al., arXiv 1707.06168), one layer after the other as in
+AdaQuant's sequential mode (Hubara et al., arXiv 2006.10518) and GPTQ. Positions of the output maps
+are sampled; images need no labels.
+
+Axis letters: N images, p positions of one image, P = N * p, I input channels, O kept output
+channels, F features (input channels times taps of the kernel).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from evaluators.refit import store
+from hw_models.workload import ConvShape
+from spaces.groups import Network
+from spaces.quantization.calibrators import weight_scales
+from spaces.quantization.grid import ActivationScales, is_quantized
+from spaces.quantization.rounding import gptq
+from spaces.quantization.simulate import quantize
+
+RIDGE = 0.02  # of the mean variance of a layer's features
+POSITIONS = 8192  # samples of a layer's output over all images: some times the largest F
+TINY_VARIANCE = 1e-12  # keeps a layer of dead inputs solvable
+UNTOUCHED = (16, 16)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DenseOutputs:
+    """What the dense network's convolutions write at some positions of some images.
+
+    Attributes:
+        images: [N, 3, H, W] in 0..1.
+        positions: For each convolution the positions in its output map, row by row, [N, p].
+        outputs: For each convolution what it writes there, float32 [P, dense outputs].
+    """
+
+    images: Tensor
+    positions: Mapping[str, Tensor]
+    outputs: Mapping[str, Tensor]
+
+
+@torch.no_grad()
+def measure_outputs(net: nn.Module, network: Network, images: Tensor) -> DenseOutputs:
+    """Run the dense network and keep samples of what all its convolutions write.
+
+    Args:
+        net: The dense network in eval mode; not changed.
+        network: What `spaces.groups.analyse` found in it.
+        images: [N, 3, H, W] in 0..1.
+    """
+    positions: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
+
+    def record(name: str, y_NOHW: Tensor) -> None:
+        flat_NOP = y_NOHW.flatten(2)
+        chosen_Np = positions[name] = _positions(len(images), flat_NOP.shape[2])
+        index_NOp = chosen_Np[:, None].expand(-1, flat_NOP.shape[1], -1)
+        outputs[name] = flat_NOP.gather(2, index_NOp).transpose(1, 2).flatten(0, 1)
+
+    handles = [
+        net.get_submodule(layer.name).register_forward_hook(
+            lambda _, __, y, name=layer.name: record(name, y)
+        )
+        for layer in network.layers
+    ]
+    try:
+        net(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return DenseOutputs(images, positions, outputs)
+
+
+@torch.no_grad()
+def reconstruct(
+    net: nn.Module,
+    dense: DenseOutputs,
+    network: Network,
+    kept: NDArray[np.bool_],
+    bits: Mapping[str, tuple[int, int]],
+    scales: ActivationScales | None = None,
+) -> None:
+    """Fit, round and install the bits of all convolutions of a sliced network, in place.
+
+    Up to the first layer that lost an input channel or has few bits nothing changes: without any,
+    the network stays bit-identical.
+
+    Args:
+        net: What `spaces.compress.compress` made of the dense network.
+        dense: What `measure_outputs` returned for the dense network.
+        network: What `spaces.groups.analyse` found in the dense network.
+        kept: For each channel number whether it is kept, from `spaces.compress.kept_channels`.
+        bits: (weight_bits, act_bits) by convolution; 16 for a convolution that is not named.
+        scales: Activation scales of the dense network; needed where an activation has a grid.
+
+    Raises:
+        InputError: If a name is no convolution, a scale is missing, or a width has no grid.
+    """
+    quantize(net, {name: (32, act_bits) for name, (_, act_bits) in bits.items()}, scales)
+    changed = False
+
+    def visit(conv: nn.Conv2d, x_NIHW: Tensor, layer: str, kept_O: Tensor, whole: bool) -> None:
+        nonlocal changed
+        weight_bits, act_bits = bits.get(layer, UNTOUCHED)
+        changed |= not whole or is_quantized(weight_bits) or is_quantized(act_bits)
+        if changed:
+            x_PF = _samples(conv, x_NIHW, dense.positions[layer])
+            fitted = _fit(conv, x_PF, dense.outputs[layer][:, kept_O], weight_bits)
+            store(net, layer, *fitted)
+
+    handles = []
+    for step, reads, writes in zip(network.steps, network.reads, network.writes, strict=True):
+        if isinstance(step, ConvShape):
+            conv = cast("nn.Conv2d", net.get_submodule(step.name))
+            place = (step.name, torch.from_numpy(kept[writes]), bool(kept[reads].all()))
+            handles.append(
+                conv.register_forward_pre_hook(
+                    lambda conv, args, place=place: visit(conv, args[0], *place)
+                )
+            )
+    try:
+        net(dense.images)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _fit(conv: nn.Conv2d, x_PF: Tensor, y_PO: Tensor, weight_bits: int) -> tuple[Tensor, Tensor]:
+    """Return the new weight of a convolution and the shift of its output [O].
+
+    A grouped convolution is fitted group by group.
+    """
+    weights, shifts = [], []
+    parts = zip(
+        conv.weight.chunk(conv.groups),
+        x_PF.chunk(conv.groups, 1),
+        y_PO.chunk(conv.groups, 1),
+        strict=True,
+    )
+    for weight, of_x_PF, of_y_PO in parts:
+        x_F, y_O = of_x_PF.mean(0), of_y_PO.mean(0)
+        x_PF, y_PO = of_x_PF - x_F, of_y_PO - y_O
+        second_FF = x_PF.T @ x_PF / len(x_PF)
+        fitted = _regress(weight, x_PF, y_PO, second_FF)
+        if is_quantized(weight_bits):
+            fitted = gptq(fitted, second_FF, weight_scales(fitted, weight_bits), weight_bits)
+        weights.append(fitted)
+        shifts.append(y_O - fitted.flatten(1) @ x_F)
+    shift = torch.cat(shifts)
+    return torch.cat(weights), shift if conv.bias is None else shift - conv.bias
+
+
+def _regress(weight: Tensor, x_PF: Tensor, y_PO: Tensor, second_FF: Tensor) -> Tensor:
+    """Return the weight that predicts y best from x, both centred."""
+    missed_PO = y_PO - x_PF @ weight.flatten(1).T
+    ridge = RIDGE * second_FF.diagonal().mean() + TINY_VARIANCE
+    factor = torch.linalg.cholesky(second_FF + ridge * torch.eye(len(second_FF)))
+    change_FO = torch.cholesky_solve(x_PF.T @ missed_PO / len(x_PF), factor)
+    return weight + change_FO.T.reshape(weight.shape)
+
+
+def _positions(images: int, size: int) -> Tensor:
+    """Choose positions of a map of `size` cells in each image, always the same ones, [N, p]."""
+    count = min(size, -(-POSITIONS // images))
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.randperm(size, generator=generator)[:count] for _ in range(images)]
+    return torch.stack(rows)
+
+
+def _samples(conv: nn.Conv2d, x_NIHW: Tensor, positions_Np: Tensor) -> Tensor:
+    """Return what a convolution reads at some positions of its output, [P, F]."""
+    (kernel_h, kernel_w), (stride_h, stride_w) = conv.kernel_size, conv.stride
+    pad_h, pad_w = cast("tuple[int, int]", conv.padding)
+    columns = (x_NIHW.shape[3] + 2 * pad_w - kernel_w) // stride_w + 1
+    top_Np = positions_Np // columns * stride_h
+    left_Np = positions_Np % columns * stride_w
+    padded_NHWI = pad(x_NIHW, (pad_w, pad_w, pad_h, pad_h)).permute(0, 2, 3, 1)
+    image = torch.arange(len(x_NIHW)).view(-1, 1, 1, 1)
+    row = top_Np[:, :, None, None] + torch.arange(kernel_h)[:, None]
+    column = left_Np[:, :, None, None] + torch.arange(kernel_w)
+    taps_NpkkI = padded_NHWI[image, row, column]
+    return taps_NpkkI.permute(0, 1, 4, 2, 3).reshape(positions_Np.numel(), -1)

@@ -1,0 +1,70 @@
+"""GPTQ: round weight by weight, and let those not yet rounded make up for the error.
+
+Optimal Brain Surgeon for quantisation (Frantar and Alistarh, OBC/OBQ, arXiv 2208.11580) rounds the
+weights of a row one after the other and, with H^-1 the inverse of the second moments of what is
+still free, adds -e H^-1[:, f] / H^-1[f, f] to the free ones, e = w_f - q(w_f). GPTQ (Frantar et
+al., arXiv 2210.17323) takes the same order in all rows: the H^-1 of all steps are then the rows of
+one Cholesky factor, and rows are rounded together. The order is by falling H[f, f], so that
+features with much energy are rounded while much is free to make up for it.
+
+Letters: O rows, F features in the order of rounding; weights are kept transposed (FO), for a
+feature of all rows is what is worked on at a time.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from spaces.quantization.grid import largest_integer
+
+DAMPING = 0.01  # of the mean diagonal, as in both papers
+BLOCK = 64  # features between two updates of all that come later
+TINY_DIAGONAL = 1e-12  # keeps a layer of dead inputs solvable
+
+FloatArray = NDArray[np.float32]
+
+
+def gptq(weight: Tensor, hessian_FF: Tensor, steps_O: Tensor, bits: int) -> Tensor:
+    """Round by GPTQ; see `Rounding`."""
+    order_F = hessian_FF.diagonal().argsort(descending=True, stable=True)
+    factor_FF = inverse_factor(hessian_FF[order_F][:, order_F])
+    rows = weight.detach().flatten(1)
+    weight_FO = np.ascontiguousarray(rows[:, order_F].T.float().numpy())
+    _round_in_order(weight_FO, factor_FF.numpy(), steps_O.float().numpy(), largest_integer(bits))
+    rounded = torch.empty_like(rows, dtype=torch.float32)
+    rounded[:, order_F] = torch.from_numpy(weight_FO).T
+    return rounded.view(weight.shape)
+
+
+def inverse_factor(hessian_FF: Tensor) -> Tensor:
+    """Return the upper Cholesky factor of the inverse of a damped Hessian, float32."""
+    damped_FF = hessian_FF.double()
+    damped_FF = damped_FF + torch.eye(len(damped_FF)).double() * (
+        DAMPING * damped_FF.diagonal().mean() + TINY_DIAGONAL
+    )
+    # H = L L^T with the features reversed gives H^-1 = U^T U with no inverse in between.
+    lower = torch.linalg.cholesky(damped_FF.flip(0, 1)).flip(0, 1)  # upper: H = lower lower^T
+    identity = torch.eye(len(damped_FF), dtype=torch.float64)
+    return torch.linalg.solve_triangular(lower, identity, upper=True).float().contiguous()
+
+
+def _round_in_order(
+    weight_FO: FloatArray, factor_FF: FloatArray, steps_O: FloatArray, top: int
+) -> None:
+    """Round in place, feature 0 first."""
+    features = len(weight_FO)
+    for start in range(0, features, BLOCK):
+        stop = min(start + BLOCK, features)
+        errors_BO = np.empty((stop - start, weight_FO.shape[1]), dtype=np.float32)
+        for feature in range(start, stop):
+            now_O = weight_FO[feature]
+            rounded_O = np.clip(np.rint(now_O / steps_O), -top, top) * steps_O
+            error_O = (now_O - rounded_O) / factor_FF[feature, feature]
+            later = slice(feature + 1, stop)
+            weight_FO[later] -= factor_FF[feature, later, None] * error_O
+            weight_FO[feature] = rounded_O
+            errors_BO[feature - start] = error_O
+        weight_FO[stop:] -= factor_FF[start:stop, stop:].T @ errors_BO

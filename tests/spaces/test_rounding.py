@@ -1,0 +1,146 @@
+"""Roundings: what all promise, and that GPTQ and OBS do what their papers say."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from spaces.quantization.calibrators import weight_scales
+from spaces.quantization.grid import QUANTIZED_BITS, steps_on_grid
+from spaces.quantization.rounding import ROUNDINGS, Rounding, gptq, layer_error, nearest
+from spaces.quantization.rounding.gptq import DAMPING, inverse_factor
+
+ALL_BITS = list(QUANTIZED_BITS)
+
+
+def layer(outputs: int, features: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Return a weight [O, F] and the second moments of correlated inputs."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing_FF = torch.randn(features, features, generator=generator)
+    x_PF = torch.randn(20 * features, features, generator=generator) @ mixing_FF
+    return torch.randn(outputs, features, generator=generator), x_PF.T @ x_PF / len(x_PF)
+
+
+def steps_of(weight_OF: Tensor, bits: int) -> Tensor:
+    return weight_scales(weight_OF[:, :, None, None], bits)
+
+
+@pytest.mark.parametrize("bits", ALL_BITS)
+@pytest.mark.parametrize("rounding", ROUNDINGS.values(), ids=ROUNDINGS)
+class TestRoundingConformance:
+    """What `Rounding` promises, for every one that is listed."""
+
+    def test_results_are_on_a_grid_of_the_width(self, rounding: Rounding, bits: int) -> None:
+        weight, hessian = layer(6, 30)
+        rounded = rounding(weight, hessian, steps_of(weight, bits), bits)
+        zero = (rounded == 0).all(1)
+        assert ((steps_on_grid(rounded, bits) > 0) | zero).all()
+
+    def test_the_shape_is_kept_and_the_weight_unchanged(
+        self, rounding: Rounding, bits: int
+    ) -> None:
+        weight, hessian = layer(4, 18)
+        kernel = weight.view(4, 2, 3, 3)
+        before = kernel.clone()
+        rounded = rounding(kernel, hessian, steps_of(weight, bits), bits)
+        assert rounded.shape == kernel.shape
+        assert rounded.dtype == torch.float32
+        assert torch.equal(kernel, before)
+
+    def test_a_weight_on_the_grid_stays(self, rounding: Rounding, bits: int) -> None:
+        weight, hessian = layer(5, 20)
+        steps = steps_of(weight, bits)
+        on_grid = nearest(weight, hessian, steps, bits)
+        torch.testing.assert_close(rounding(on_grid, hessian, steps, bits), on_grid)
+
+    def test_rows_do_not_depend_on_each_other(self, rounding: Rounding, bits: int) -> None:
+        weight, hessian = layer(5, 20)
+        steps = steps_of(weight, bits)
+        together = rounding(weight, hessian, steps, bits)
+        alone = rounding(weight[2:3], hessian, steps[2:3], bits)
+        assert layer_error(together[2:3], alone, hessian) <= 1e-3 * layer_error(
+            weight[2:3], alone, hessian
+        )
+
+    def test_it_is_no_worse_than_nearest(self, rounding: Rounding, bits: int) -> None:
+        weight, hessian = layer(8, 40)
+        steps = steps_of(weight, bits)
+        of_nearest = layer_error(weight, nearest(weight, hessian, steps, bits), hessian).sum()
+        found = layer_error(weight, rounding(weight, hessian, steps, bits), hessian).sum()
+        assert found <= of_nearest * 1.0001
+
+    def test_dead_features_are_no_trouble(self, rounding: Rounding, bits: int) -> None:
+        weight, _ = layer(3, 10)
+        rounded = rounding(weight, torch.zeros(10, 10), steps_of(weight, bits), bits)
+        assert rounded.isfinite().all()
+
+
+def brute_force(weight_F: Tensor, hessian_FF: Tensor, step: float) -> float:
+    """Return the least error of all roundings to -1, 0, 1 steps."""
+    grid = itertools.product([-step, 0.0, step], repeat=len(weight_F))
+    candidates = torch.tensor(list(grid))
+    return float(layer_error(weight_F[None], candidates, hessian_FF).amin())
+
+
+class TestGptq:
+    def test_nearly_as_good_as_all_roundings_tried(self) -> None:
+        """Six weights at 2 bits: 729 roundings a row."""
+        errors = {"gptq": 0.0, "nearest": 0.0, "best": 0.0}
+        for seed in range(20):
+            weight, hessian = layer(1, 6, seed)
+            steps = steps_of(weight, 2)
+            for name in ("gptq", "nearest"):
+                rounded = ROUNDINGS[name](weight, hessian, steps, 2)
+                errors[name] += float(layer_error(weight, rounded, hessian))
+            errors["best"] += brute_force(weight[0], hessian, float(steps[0]))
+        assert errors["best"] <= errors["gptq"]
+        # greedy, but far nearer to the optimum than rounding to nearest
+        gap = errors["nearest"] - errors["best"]
+        assert errors["gptq"] - errors["best"] < 0.7 * gap
+
+    def test_without_correlation_it_is_rounding_to_nearest(self) -> None:
+        weight, _ = layer(4, 12)
+        steps = steps_of(weight, 4)
+        diagonal = torch.diag(torch.rand(12, generator=torch.Generator().manual_seed(1)) + 0.1)
+        assert torch.equal(gptq(weight, diagonal, steps, 4), nearest(weight, diagonal, steps, 4))
+
+    def test_the_factor_is_that_of_the_inverse(self) -> None:
+        _, hessian = layer(1, 25)
+        factor = inverse_factor(hessian)
+        damped = hessian + DAMPING * hessian.diagonal().mean() * torch.eye(25)
+        assert torch.equal(factor, factor.triu())
+        torch.testing.assert_close(factor.T @ factor @ damped, torch.eye(25), atol=1e-4, rtol=0)
+
+    def test_blocks_make_no_difference(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        weight, hessian = layer(6, 50)
+        steps = steps_of(weight, 4)
+        whole = gptq(weight, hessian, steps, 4)
+        module = importlib.import_module("spaces.quantization.rounding.gptq")
+        monkeypatch.setattr(module, "BLOCK", 7)
+        in_blocks = gptq(weight, hessian, steps, 4)
+        error = float(layer_error(weight, whole, hessian).sum())
+        assert float(layer_error(weight, in_blocks, hessian).sum()) == pytest.approx(
+            error, rel=0.05
+        )
+
+
+@pytest.mark.parametrize("bits", ALL_BITS)
+class TestGridOfRoundedWeights:
+    def test_it_is_found_again_when_the_largest_integer_is_not_used(self, bits: int) -> None:
+        top = 2 ** (bits - 1) - 1
+        generator = torch.Generator().manual_seed(bits)
+        integers = torch.randint(-top, top + 1, (20, 90), generator=generator)
+        integers[::2] = (integers[::2] * 0.7).to(torch.int64)
+        steps = torch.rand(20, generator=generator) + 0.01
+        weight = (integers * steps[:, None]).view(20, 10, 3, 3)
+        again = nearest(weight, torch.eye(90), weight_scales(weight, bits), bits)
+        torch.testing.assert_close(again, weight, rtol=1e-5, atol=0)
+
+    def test_weights_never_rounded_have_none(self, bits: int) -> None:
+        weight, _ = layer(200, 36)
+        assert not steps_on_grid(weight, bits).any()
+        assert not steps_on_grid(torch.zeros(3, 36), bits).any()
