@@ -6,7 +6,7 @@ annotations.py   YOLO txt rows and COCO json, each fault named by file and line
 letterbox.py     an image into its square, and boxes back
 detection.py     raw outputs -> detections -> COCO mAP
 refit.py         the channels that are left stand in for those removed (least squares)
-reconstruct.py   every layer in turn makes up for what all layers before it lost (sequential refit, GPTQ)
+reconstruct.py   every layer in turn makes up for what all before it lost
 batchnorm.py     each channel of a compressed network gets its dense distribution back
 distortion.py    distance of outputs and agreement of detections, against the dense model
 dense.py         what is measured once on the dense model for each input size

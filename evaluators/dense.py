@@ -14,12 +14,14 @@ from evaluators.batchnorm import Moments, fold_batchnorm, measure_moments
 from evaluators.dataset import Dataset
 from evaluators.detection import detect
 from evaluators.distortion import Reference, reference
+from evaluators.reconstruct import DenseOutputs, measure_outputs
 from evaluators.refit import Inputs, measure_inputs
 from spaces.groups import Network
 from spaces.model import Detector
 from spaces.quantization.calibrate import calibrate_activations
 from spaces.quantization.grid import ActivationScales
 
+QUICK_IMAGES = 32  # of the calibration images: enough for moments and covariances
 BATCH = 8  # images in one forward pass; fixed, since sums depend on it in the last digits
 
 
@@ -68,15 +70,25 @@ class DenseAtSize:
         """All calibration images as inputs [N, 3, S, S] in 0..1."""
         return as_input(self._calibration_squares)
 
+    @property
+    def quick_images(self) -> Tensor:
+        """The first `QUICK_IMAGES` of them."""
+        return as_input(self._calibration_squares[:QUICK_IMAGES])
+
     @cached_property
     def moments(self) -> dict[str, Moments]:
-        """What enters each batch norm on the calibration images."""
-        return measure_moments(self.detector.net, self.calibration_images)
+        """What enters each batch norm on the quick images."""
+        return measure_moments(self.detector.net, self.quick_images)
 
     @cached_property
     def inputs(self) -> dict[str, Inputs]:
-        """What enters each convolution on the calibration images."""
-        return measure_inputs(self.detector.net, self.network, self.calibration_images)
+        """What enters each convolution on the quick images."""
+        return measure_inputs(self.detector.net, self.network, self.quick_images)
+
+    @cached_property
+    def outputs(self) -> DenseOutputs:
+        """What convolutions write on all calibration images."""
+        return measure_outputs(self.detector.net, self.network, self.calibration_images)
 
     @cached_property
     def scales(self) -> ActivationScales:

@@ -8,6 +8,10 @@ The ladder, cheap to dear; each rung looks at the first images of one order of t
 | `subset` | `SUBSET_IMAGES` | the same, and mAP |
 | `full` | all | the same, and mAP |
 
+A compressed network loses accuracy that needs no training to come back. The cheap rungs restore it
+quickly, all layers at once from dense statistics; the full rung, like an exported file, takes
+seconds to reconstruct one layer after the other (`evaluators.reconstruct`).
+
 Distortion and agreement always are those of the first `PROXY_IMAGES`. What is kept between calls
 depends only on the parts an evaluator was made of: a candidate's score is the same whatever was
 evaluated before, and in whichever actor.
@@ -31,11 +35,12 @@ from evaluators.dataset import Dataset
 from evaluators.dense import DenseAtSize, for_inference
 from evaluators.detection import detect, score_detections
 from evaluators.distortion import agreement, distortion
+from evaluators.reconstruct import reconstruct
 from evaluators.refit import refit
 from evaluators.score import Failed, FailureKind, Score
 from spaces.candidate import Candidate
 from spaces.compress import Ranking, compress, kept_channels
-from spaces.export import OnnxDetector, export_onnx
+from spaces.export import OnnxDetector, export_onnx, export_onnx_cpu
 from spaces.groups import Network
 from spaces.model import Detector
 from spaces.quantization.grid import is_quantized
@@ -46,6 +51,8 @@ SUBSET_IMAGES = 32
 EXPLODED_SHARE = 0.5  # of anchors that see something: a detector that cries at every place
 EXPLODED_SCORE = 0.25
 
+LayerBits = Mapping[str, tuple[int, int]]
+"""(weight_bits, act_bits) by layer."""
 Forward = Callable[[Tensor], Tensor]
 """Images [B, 3, S, S] in 0..1 -> outputs [B, 4 + C, A]."""
 
@@ -60,8 +67,10 @@ class Evaluator:
         calibration: Images to estimate activation scales, covariances and batch norms on; their
             labels are not used.
         validation: Images and truth to measure accuracy on.
-        restoration: How sliced networks get accuracy back, a key of `RESTORATIONS`. On YOLOv5n the
-            refit keeps twice the mAP that batch-norm re-estimation keeps, and both together less.
+        restoration: How sliced networks get accuracy back on the cheap rungs, a key of
+            `RESTORATIONS`. On YOLOv5n the refit keeps twice the mAP that batch-norm re-estimation
+            keeps, and both together less.
+        cpu: Whether files are written for ONNX Runtime on a CPU instead of TensorRT.
     """
 
     def __init__(
@@ -72,6 +81,7 @@ class Evaluator:
         calibration: Dataset,
         validation: Dataset,
         restoration: str = "refit",
+        cpu: bool = False,
     ) -> None:
         assert restoration in RESTORATIONS, restoration
         self._detector = detector
@@ -79,6 +89,7 @@ class Evaluator:
         self._ranking = ranking
         self._calibration = calibration
         self._restoration = restoration
+        self._cpu = cpu
         self._rungs = {
             rung: validation.subset(images)
             for rung, images in (
@@ -104,7 +115,7 @@ class Evaluator:
         """
         start = time.perf_counter()
         try:
-            net = for_inference(self.build(candidate).net)
+            net = for_inference(self.build(candidate, rung).net)
             score = self._score(net, candidate.imgsz, rung)
         except _Unusable as unusable:
             return unusable.failed
@@ -123,27 +134,47 @@ class Evaluator:
             return unusable.failed
         return replace(score, seconds=time.perf_counter() - start)
 
-    def build(self, candidate: Candidate) -> Detector:
+    def build(self, candidate: Candidate, rung: str = "full") -> Detector:
         """Return the compressed model that is scored: sliced, restored and quantised.
 
         Raises:
             InputError: If the candidate does not fit the model.
         """
-        detector = self._restored(candidate)
-        bits = _bits(candidate)
-        if any(is_quantized(width) for pair in bits.values() for width in pair):
-            quantize(detector.net, bits, self._at(candidate.imgsz).scales)
+        detector = compress(self._detector, self._network, candidate, self._ranking)
+        kept = kept_channels(self._network, candidate, self._ranking)
+        dense, bits = self._at(candidate.imgsz), _bits(candidate)
+        scales = dense.scales if _needs_scales(bits) else None
+        with _running_a_model():
+            if rung == "full" and (_has_low_bits(bits) or not kept.all()):
+                reconstruct(detector.net, dense.outputs, self._network, kept, bits, scales)
+            else:
+                self._restore_quickly(dense, detector.net, kept, bits)
+                quantize(detector.net, bits, scales)
         return detector
 
+    def _restore_quickly(
+        self, dense: DenseAtSize, net: nn.Module, kept: NDArray[np.bool_], bits: LayerBits
+    ) -> None:
+        """Make up for removed channels, then for few-bit weights, which are rounded here."""
+        if not kept.all():
+            RESTORATIONS[self._restoration](dense, net, kept)
+        if _has_low_bits(bits):
+            quantize(net, {name: (weight_bits, 16) for name, (weight_bits, _) in bits.items()})
+            _by_batchnorm(dense, net, kept)
+
     def export(self, candidate: Candidate, path: Path) -> None:
-        """Write a candidate as an ONNX file.
+        """Write a candidate as an ONNX file, in the form that the target's runtime is fast with.
 
         Raises:
             InputError: If the candidate does not fit the model.
         """
-        bits = _bits(candidate)
-        scales = self._at(candidate.imgsz).scales if _needs_scales(bits) else None
-        export_onnx(self._restored(candidate), candidate.imgsz, path, bits, scales)
+        bits, dense = _bits(candidate), self._at(candidate.imgsz)
+        detector = self.build(candidate)
+        if self._cpu:
+            export_onnx_cpu(detector, candidate.imgsz, path, dense.quick_images, bits)
+        else:
+            scales = dense.scales if _needs_scales(bits) else None
+            export_onnx(detector, candidate.imgsz, path, bits, scales)
 
     def _at(self, imgsz: int) -> DenseAtSize:
         if imgsz not in self._dense:
@@ -157,14 +188,6 @@ class Evaluator:
                 SUBSET_IMAGES,
             )
         return self._dense[imgsz]
-
-    def _restored(self, candidate: Candidate) -> Detector:
-        """Return the sliced model with its accuracy restored without training."""
-        detector = compress(self._detector, self._network, candidate, self._ranking)
-        kept = kept_channels(self._network, candidate, self._ranking)
-        if not kept.all():
-            RESTORATIONS[self._restoration](self._at(candidate.imgsz), detector.net, kept)
-        return detector
 
     def _score(self, forward: Forward, imgsz: int, rung: str) -> Score:
         dense, data = self._at(imgsz), self._rungs[rung]
@@ -199,8 +222,7 @@ def _by_batchnorm(dense: DenseAtSize, net: nn.Module, kept: NDArray[np.bool_]) -
         name: dense.moments[name].of(torch.from_numpy(kept[channels]))
         for name, channels in dense.network.norms.items()
     }
-    with _running_a_model():
-        match_moments(net, dense.calibration_images, moments)
+    match_moments(net, dense.quick_images, moments)
 
 
 def _by_nothing(dense: DenseAtSize, net: nn.Module, kept: NDArray[np.bool_]) -> None:
@@ -212,7 +234,7 @@ RESTORATIONS: Mapping[str, Callable[[DenseAtSize, nn.Module, NDArray[np.bool_]],
     "batch-norm": _by_batchnorm,
     "none": _by_nothing,
 }
-"""How a sliced network gets accuracy back without training; they change it in place."""
+"""How a sliced network gets accuracy back at once; they change it in place."""
 
 
 class _Unusable(Exception):
@@ -272,9 +294,14 @@ def _onnx_forward(path: Path) -> Forward:
     return run
 
 
-def _bits(candidate: Candidate) -> dict[str, tuple[int, int]]:
+def _bits(candidate: Candidate) -> LayerBits:
     return {layer: (weight, act) for layer, weight, act in candidate.bits}
 
 
-def _needs_scales(bits: Mapping[str, tuple[int, int]]) -> bool:
+def _has_low_bits(bits: LayerBits) -> bool:
+    """Tell whether rounding alone loses too much: 8 bits keep nearly all accuracy."""
+    return any(width < 8 for pair in bits.values() for width in pair)
+
+
+def _needs_scales(bits: LayerBits) -> bool:
     return any(is_quantized(act) for _, act in bits.values())

@@ -29,14 +29,15 @@ from spaces.candidate import Candidate
 from spaces.groups import analyse
 from spaces.model import Detector, load_detector
 from spaces.saliency import rank
-from spaces.space import SearchSpace, bit_options, keep_levels
+from spaces.space import SearchSpace, bit_options, keep_levels, pattern_options
+from spaces.sparsity.names import parse_pattern
 
 log = logging.getLogger(__name__)
 
 Genomes = npt.NDArray[np.int64]
 
-PROTOCOL = "2"  # to be counted up when the same candidate would get another score
-CALIBRATION_IMAGES = 32
+PROTOCOL = "3"  # to be counted up when the same candidate would get another score
+CALIBRATION_IMAGES = 64
 DEMO_VALIDATION_IMAGES = 128
 
 
@@ -132,6 +133,7 @@ def prepare(settings: Settings) -> Problem:
         levels=None if settings.prune == "none" else keep_levels(network, profile.granule),
         bits=bit_options(network, useful_bits(profile, settings)),
         baseline=(base, base),
+        patterns=pattern_options(network, useful_patterns(profile, settings)),
     )
     criterion = "l2" if settings.prune == "none" else settings.prune
     build = partial(
@@ -141,6 +143,7 @@ def prepare(settings: Settings) -> Problem:
         ranking=rank(detector, network, criterion, as_input(calibration.squares(imgsz[0]))),
         calibration=calibration,
         validation=validation,
+        cpu=base == 32,
     )
     problem = Problem(
         settings=settings,
@@ -214,6 +217,33 @@ def useful_bits(profile: DeviceProfile, settings: Settings) -> list[tuple[int, i
         base,
     )
     return [(base, base)]
+
+
+def useful_patterns(profile: DeviceProfile, settings: Settings) -> list[str]:
+    """Return the sparsity patterns a layer may take beside dense.
+
+    Without `--pattern`, those that the target executes with a known gain. What it only stores makes
+    a model smaller, not faster, and has to be asked for.
+
+    Raises:
+        InputError: An unknown pattern, or one the target cannot run.
+    """
+    if not settings.pattern:
+        return [name for name in profile.pattern_gains if profile.patterns[name] == "executed"]
+    if settings.pattern == ("none",):
+        return []
+    names = [name for name in settings.pattern if name != "dense"]
+    for name in names:
+        treatment = profile.patterns[parse_pattern(name).priced_as]
+        if treatment == "illegal":
+            raise InputError(
+                f"--pattern {name}: {profile.name} cannot run it (2:4 needs the sparse tensor cores"
+                " of Ampere); expected one that it executes or stores.",
+                "Leave --pattern out to get what it can run.",
+            )
+        if treatment == "stored only":
+            log.info("pattern %s: %s only stores it: smaller, not faster", name, profile.name)
+    return names
 
 
 def _protocol(detector: Detector, calibration: Dataset, validation: Dataset, criterion: str) -> str:

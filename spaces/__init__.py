@@ -13,6 +13,7 @@
 | `compress` | a really smaller network of a candidate |
 | `quantization` | fewer bits for weights and activations |
 | `export` | the compressed network as an ONNX file |
+| `cpu_form` | few-bit activations as ONNX Runtime's CPU kernels want them |
 """
 
 import os

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -32,9 +32,10 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from ultralytics.nn.modules import Conv
+from ultralytics.nn.modules import DFL, Conv
 
 from hw_models.errors import InputError
+from spaces.cpu_form import Grid, calibrate_grids, rounded_tensors
 from spaces.model import Detector
 from spaces.quantization.calibrators import weight_scales
 from spaces.quantization.grid import (
@@ -51,6 +52,7 @@ OPSET = 17  # TensorRT 8.5, the last for Jetson Xavier, reads up to this one
 INT4_OPSET = 21  # the first with 4-bit integers
 INT4_IR_VERSION = 10
 DEFAULT_BITS = (16, 16)
+TINY_STEP = 1e-30  # keeps the bias of a row of zeros finite
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 FloatArray = npt.NDArray[np.float32]
@@ -102,19 +104,75 @@ def export_onnx(
         InputError: If a name is no convolution, a width has no grid, or scales are missing.
     """
     bits = bits or {}
+    model, graph, convolutions = _few_bit_weights(detector, imgsz, bits)
+    for name, node in convolutions.items():
+        _, act_bits = bits.get(name, DEFAULT_BITS)
+        if is_quantized(act_bits):
+            _round_input(graph, node, input_scale(scales, name, act_bits), act_bits)
+    _finish(model, graph, detector.names, imgsz)
+    path.write_bytes(model.SerializeToString())
+
+
+def export_onnx_cpu(
+    detector: Detector,
+    imgsz: int,
+    path: Path,
+    images: Tensor,
+    bits: Mapping[str, tuple[int, int]] | None = None,
+) -> None:
+    """Write a detector as an ONNX file that ONNX Runtime runs in integers on a CPU.
+
+    As `export_onnx`, but with 8-bit activations as `spaces.cpu_form` says. There are no integer
+    kernels for fewer bits: weights of up to 4 bits take as much as 8-bit ones, activations of fewer
+    than 8 bits get 8.
+
+    Args:
+        detector: See `export_onnx`.
+        imgsz: See `export_onnx`.
+        path: The file to write.
+        images: [N, 3, imgsz, imgsz] in 0..1, to choose the ranges of activations on.
+        bits: See `export_onnx`.
+
+    Raises:
+        InputError: If a name is no convolution, or a width has no grid.
+    """
+    bits = bits or {}
+    model, graph, convolutions = _few_bit_weights(detector, imgsz, bits, smallest=5)
+    _finish(model, graph, detector.names, imgsz)
+    integer = {
+        node.output[0]: name
+        for name, node in convolutions.items()
+        if all(is_quantized(width) for width in bits.get(name, DEFAULT_BITS))
+    }
+    graph = _Graph(list(model.graph.node), {x.name: x for x in model.graph.initializer})
+    tensors = rounded_tensors(graph.nodes, integer)
+    grids = calibrate_grids(model, tensors, images.contiguous().numpy())
+    for node in [node for node in graph.nodes if node.output[0] in integer]:
+        _round_bias(graph, node, integer[node.output[0]], grids[node.input[0]].step)
+    for tensor in tensors:
+        _round_tensor(graph, tensor, grids[tensor])
+    _finish(model, graph, detector.names, imgsz)
+    path.write_bytes(model.SerializeToString())
+
+
+def _few_bit_weights(
+    detector: Detector, imgsz: int, bits: Mapping[str, tuple[int, int]], smallest: int = 2
+) -> tuple[onnx.ModelProto, _Graph, dict[str, onnx.NodeProto]]:
+    """Return a model with float activations, its graph, and its Conv nodes by module name.
+
+    Weights are stored with `smallest` bits where they have fewer.
+    """
     for name in bits:
         find_convolution(detector.net, name)
     net = _folded(detector.net)
     model = _exported(net, imgsz)
     graph = _Graph(list(model.graph.node), {x.name: x for x in model.graph.initializer})
-    convolutions = [node for node in graph.nodes if node.op_type == "Conv"]
-    for name, node in zip(shared_inputs(net), convolutions, strict=True):  # both in execution order
-        weight_bits, act_bits = bits.get(name, DEFAULT_BITS)
-        _store_weight(graph, node, name, find_convolution(detector.net, name), weight_bits)
-        if is_quantized(act_bits):
-            _round_input(graph, node, input_scale(scales, name, act_bits), act_bits)
-    _finish(model, graph, detector.names, imgsz)
-    path.write_bytes(model.SerializeToString())
+    nodes = [node for node in graph.nodes if node.op_type == "Conv"]
+    convolutions = dict(zip(shared_inputs(net), nodes, strict=True))  # both in execution order
+    for name, node in convolutions.items():
+        conv, (weight_bits, _) = find_convolution(detector.net, name), bits.get(name, DEFAULT_BITS)
+        _store_weight(graph, node, name, conv, weight_bits, smallest)
+    return model, graph, convolutions
 
 
 def _folded(net: nn.Module) -> nn.Module:
@@ -125,7 +183,26 @@ def _folded(net: nn.Module) -> nn.Module:
         if isinstance(module, Conv) and isinstance(module.bn, nn.BatchNorm2d):
             module.conv = fuse_conv_bn_eval(module.conv, module.bn)
             module.bn = nn.Identity()
+        if isinstance(getattr(module, "dfl", None), DFL):
+            module.dfl = _BoxSides(cast("DFL", module.dfl).c1)
     return net
+
+
+class _BoxSides(nn.Module):
+    """What ultralytics' DFL computes, with the bins last: softmax over another axis is slow."""
+
+    positions: Tensor
+
+    def __init__(self, bins: int) -> None:
+        super().__init__()
+        self.register_buffer("positions", torch.arange(bins, dtype=torch.float32)[:, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Turn the bins' logits [B, 4 * bins, A] into distances [B, 4, A]."""
+        batch, channels, anchors = x.shape
+        bins = len(self.positions)
+        shares = x.view(batch, channels // bins, bins, anchors).transpose(2, 3).softmax(3)
+        return (shares @ self.positions).squeeze(3)
 
 
 def _exported(net: nn.Module, imgsz: int) -> onnx.ModelProto:
@@ -147,7 +224,7 @@ def _exported(net: nn.Module, imgsz: int) -> onnx.ModelProto:
 
 
 def _store_weight(
-    graph: _Graph, node: onnx.NodeProto, name: str, conv: nn.Conv2d, weight_bits: int
+    graph: _Graph, node: onnx.NodeProto, name: str, conv: nn.Conv2d, weight_bits: int, smallest: int
 ) -> None:
     """Replace the folded float32 weight of a Conv node by one of fewer bits.
 
@@ -157,6 +234,7 @@ def _store_weight(
         name: Its module name.
         conv: Its module with the weight before folding, which chooses the grid.
         weight_bits: Bit width.
+        smallest: Bit width it is stored with at least.
     """
     folded = numpy_helper.to_array(graph.initializers[node.input[1]])
     assert folded.shape == tuple(conv.weight.shape), name
@@ -165,7 +243,7 @@ def _store_weight(
         integers = integer_weights(conv.weight, steps, weight_bits)
         factors = _folding_factors(torch.tensor(folded), conv.weight.detach())
         integers *= torch.where(factors < 0, -1.0, 1.0).view(-1, 1, 1, 1)
-        stored = _integer_constant(graph, f"{name}.weight", integers, weight_bits)
+        stored = _integer_constant(graph, f"{name}.weight", integers, max(weight_bits, smallest))
         scale = graph.constant(f"{name}.weight_scale", (steps * factors.abs()).numpy())
         node.input[1] = graph.insert(node, "DequantizeLinear", [stored, scale], axis=0)
     elif weight_bits < 32 and np.abs(folded).max(initial=0.0) <= FLOAT16_MAX:
@@ -211,6 +289,32 @@ def _round_input(graph: _Graph, node: onnx.NodeProto, scale: float, bits: int) -
         integers = graph.insert(node, "QuantizeLinear", [source, step, zero])
         graph.rounded[key] = graph.insert(node, "DequantizeLinear", [integers, step, zero])
     node.input[0] = graph.rounded[key]
+
+
+def _round_bias(graph: _Graph, node: onnx.NodeProto, name: str, input_step: float) -> None:
+    """Give an integer convolution its bias in the unit of its sums, as int32."""
+    if len(node.input) < 3:
+        return
+    steps = numpy_helper.to_array(graph.initializers[f"{name}.weight_scale"]) * input_step
+    bias = numpy_helper.to_array(graph.initializers[node.input[2]])
+    scale = graph.constant(f"{name}.bias_scale", steps.astype(np.float32))
+    limit = 2**31 - 1
+    integers = np.rint(bias / np.maximum(steps, TINY_STEP)).clip(-limit, limit).astype(np.int32)
+    stored = graph.constant(f"{name}.bias_int32", integers)
+    node.input[2] = graph.insert(node, "DequantizeLinear", [stored, scale], axis=0)
+
+
+def _round_tensor(graph: _Graph, tensor: str, grid: Grid) -> None:
+    """Let everything that reads a tensor read it rounded to an unsigned grid."""
+    readers = [node for node in graph.nodes if tensor in node.input]
+    step = graph.constant(f"{tensor}_scale", np.float32(grid.step))
+    zero = graph.constant(f"{tensor}_zero_point", np.uint8(grid.zero))
+    integers = graph.insert(readers[0], "QuantizeLinear", [tensor, step, zero])
+    rounded = graph.insert(readers[0], "DequantizeLinear", [integers, step, zero])
+    for node in readers:
+        for index, name in enumerate(node.input):
+            if name == tensor:
+                node.input[index] = rounded
 
 
 def _finish(model: onnx.ModelProto, graph: _Graph, names: Sequence[str], imgsz: int) -> None:

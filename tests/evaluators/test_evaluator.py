@@ -251,4 +251,4 @@ def test_on_a_trained_model_accuracy_follows_compression(shared: Path) -> None:
     assert int8[1] > 0.8
     assert (int3 < int8).all()
     assert (slim < dense).all()
-    assert scores[1].distortion < 0.1 < scores[2].distortion
+    assert scores[1].distortion < scores[2].distortion < 0.1
