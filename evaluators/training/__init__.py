@@ -1,0 +1,18 @@
+"""Fine-tuning compressed detectors, so that they get back what compression cost.
+
+trainer.py       the loop: steps, epochs, checkpoints, what comes out
+objective.py     what a family of detectors is trained for
+distillation.py  how far a student is from the dense model
+images.py        a data set under ultralytics' augmentations
+averaging.py     the moving average of the weights, which is kept
+validate.py      mAP of a network in training
+files.py         a trained network as a file
+fresh.py         the same shapes with fresh weights
+method.py        what a training-time method may do, and when
+
+Training-time methods, one module each:
+
+lsq.py           few bits: learned steps, straight through
+nipq.py          few bits: noise in place of rounding, widths learned under a budget
+zeros.py         a sparse layer keeps its zeros
+"""

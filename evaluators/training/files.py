@@ -1,0 +1,96 @@
+"""A trained, really smaller detector in one safetensors file, with the grids of its layers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from evaluators.training.method import Grids
+from evaluators.training.trainer import Trained
+from hw_models.errors import InputError
+from spaces.architecture import build, checked
+from spaces.model import Detector
+from spaces.quantization.grid import ActivationScales
+
+FORMAT = "paretrim-trained-1"
+
+
+def save_trained(trained: Trained, path: Path) -> None:
+    """Write what a training ended with to a file that `load_trained` reads."""
+    detector, grids = trained.detector, trained.grids
+    metadata = {
+        "format": FORMAT,
+        "yaml": json.dumps(detector.net.yaml),
+        "names": json.dumps(list(detector.names)),
+        "imgsz": str(detector.imgsz),
+        "bits": json.dumps(grids.bits),
+        "scales": json.dumps(grids.scales and grids.scales.to_dict()),
+    }
+    state = {name: tensor.contiguous() for name, tensor in detector.net.state_dict().items()}
+    part = path.with_name(path.name + ".part")
+    save_file(state, part, metadata)
+    part.replace(path)
+
+
+def load_trained(path: Path) -> Trained:
+    """Load what `save_trained` wrote.
+
+    Raises:
+        InputError: If the file is something else, or its tensors do not fit its network.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+        if metadata.get("format") != FORMAT:
+            raise ValueError(f"format {metadata.get('format')}")
+        architecture = checked(json.loads(metadata["yaml"]), f"The file {path}")
+        net = build(architecture, f"The file {path}")
+        _take_shapes(net, state)
+        net.load_state_dict(state)
+        scales = json.loads(metadata["scales"])
+        bits = {name: (int(w), int(a)) for name, (w, a) in json.loads(metadata["bits"]).items()}
+        detector = Detector(net, tuple(json.loads(metadata["names"])), int(metadata["imgsz"]))
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
+        raise InputError(
+            f"The trained model {path} cannot be read: expected a safetensors file of"
+            f" `paretrim recover`, got {type(error).__name__}: {str(error).splitlines()[0]}.",
+            "Recover the point again.",
+        ) from error
+    grids = Grids(bits, None if scales is None else ActivationScales.from_dict(scales))
+    return Trained(replace(detector, net=net.requires_grad_(False).eval()), grids)
+
+
+def _take_shapes(net: nn.Module, state: dict[str, Tensor]) -> None:
+    """Give convolutions and norms the channel numbers that their tensors have, in place."""
+    for name, module in net.named_modules():
+        weight = state.get(f"{name}.weight")
+        if weight is None:
+            continue
+        if isinstance(module, nn.Conv2d):
+            depthwise = module.groups > 1
+            module.out_channels = weight.shape[0]
+            module.in_channels = weight.shape[0] if depthwise else weight.shape[1]
+            module.groups = module.in_channels if depthwise else 1
+        elif isinstance(module, nn.BatchNorm2d):
+            module.num_features = weight.shape[0]
+        for part, tensor in [*module.named_parameters(recurse=False)]:
+            setattr(module, part, nn.Parameter(torch.empty_like(state[f"{name}.{part}"])))
+            del tensor
+        for part, tensor in [*module.named_buffers(recurse=False)]:
+            if tensor.ndim:
+                setattr(module, part, torch.empty_like(state[f"{name}.{part}"]))
+
+
+def describe(grids: Grids) -> dict[str, Any]:
+    """Return the grids as plain values for a recipe."""
+    return {"bits": {name: list(pair) for name, pair in sorted(grids.bits.items())}}
