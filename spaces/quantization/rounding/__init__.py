@@ -4,7 +4,13 @@
 | --- | --- |
 | `nearest` | every weight for itself |
 | `gptq` | weight by weight, those not yet rounded making up for the error of the others |
+| `obq` | the same in the order that each row likes best |
+| `descent` | weight by weight again and again, each given all others |
+| `adaround` | up or down, learnt by gradient |
+| `adaquant` | weights and steps learnt by gradient |
+| `auto` | grid and rounding of each row chosen by the error they leave |
 | `layer_error` | what a rounding costs at the layer's output |
+| `interface` | what they all promise |
 
 All methods but `nearest` lower the squared error of the layer's output on calibration images,
 tr(D H D^T) / O with D = rounded - weight and H the second moments of the layer's input, so that H
@@ -14,37 +20,32 @@ features (its columns: input channels times taps of the kernel, in the order of 
 
 from __future__ import annotations
 
-from typing import Protocol
-
-from torch import Tensor
-
+from spaces.quantization.rounding.adaquant import adaquant
+from spaces.quantization.rounding.adaround import adaround
+from spaces.quantization.rounding.descent import descent
 from spaces.quantization.rounding.gptq import gptq
+from spaces.quantization.rounding.interface import Rounding
 from spaces.quantization.rounding.layer_error import layer_error
 from spaces.quantization.rounding.nearest import nearest
+from spaces.quantization.rounding.obq import obq
 
+ROUNDINGS: dict[str, Rounding] = {
+    "nearest": nearest,
+    "gptq": gptq,
+    "obq": obq,
+    "descent": descent,
+    "adaround": adaround,
+    "adaquant": adaquant,
+}
 
-class Rounding(Protocol):
-    """Rounds one layer. Every rounding is a function of this form, listed in ROUNDINGS.
-
-    Its results lie on a symmetric grid of the bit width; rows do not depend on each other, and a
-    weight that is on the given grid stays as it is.
-    """
-
-    def __call__(self, weight: Tensor, hessian_FF: Tensor, steps_O: Tensor, bits: int) -> Tensor:
-        """Round a weight.
-
-        Args:
-            weight: [O, I, kh, kw] or [O, F].
-            hessian_FF: Second moments of the layer's input, symmetric and positive semidefinite,
-                in any unit.
-            steps_O: Step of each output channel's grid.
-            bits: 2 to 8.
-
-        Returns:
-            The rounded weight, float32, in the shape of `weight`.
-        """
-
-
-ROUNDINGS: dict[str, Rounding] = {"nearest": nearest, "gptq": gptq}
-
-__all__ = ["ROUNDINGS", "Rounding", "gptq", "layer_error", "nearest"]
+__all__ = [
+    "ROUNDINGS",
+    "Rounding",
+    "adaquant",
+    "adaround",
+    "descent",
+    "gptq",
+    "layer_error",
+    "nearest",
+    "obq",
+]

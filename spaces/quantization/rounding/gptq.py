@@ -41,14 +41,17 @@ def gptq(weight: Tensor, hessian_FF: Tensor, steps_O: Tensor, bits: int) -> Tens
 
 def inverse_factor(hessian_FF: Tensor) -> Tensor:
     """Return the upper Cholesky factor of the inverse of a damped Hessian, float32."""
-    damped_FF = hessian_FF.double()
-    damped_FF = damped_FF + torch.eye(len(damped_FF)).double() * (
-        DAMPING * damped_FF.diagonal().mean() + TINY_DIAGONAL
-    )
-    # H = L L^T with the features reversed gives H^-1 = U^T U with no inverse in between.
-    lower = torch.linalg.cholesky(damped_FF.flip(0, 1)).flip(0, 1)  # upper: H = lower lower^T
-    identity = torch.eye(len(damped_FF), dtype=torch.float64)
-    return torch.linalg.solve_triangular(lower, identity, upper=True).float().contiguous()
+    damped_FF = damped(hessian_FF).double()
+    # Factored from the last feature on, H = V V^T with V upper; then H^-1 = U^T U with U = V^-1.
+    upper_FF = torch.linalg.cholesky(damped_FF.flip(0, 1)).flip(0, 1)
+    identity_FF = torch.eye(len(damped_FF), dtype=torch.float64)
+    return torch.linalg.solve_triangular(upper_FF, identity_FF, upper=True).float().contiguous()
+
+
+def damped(hessian_FF: Tensor) -> Tensor:
+    """Return a Hessian with a part of its mean diagonal added, so that it can be inverted."""
+    damping = DAMPING * hessian_FF.diagonal().mean() + TINY_DIAGONAL
+    return hessian_FF + damping * torch.eye(len(hessian_FF))
 
 
 def _round_in_order(

@@ -1,0 +1,47 @@
+"""The clip with the least p-th power of the error, for any p."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from spaces.quantization.calibrators.minmax import minmax_clip
+from spaces.quantization.grid import largest_integer
+
+COARSE_RATIOS = 20
+FINE_RATIOS = 8
+
+
+def least_power_clip(magnitudes: Tensor, counts: Tensor, bits: int, power: float) -> Tensor:
+    """Return c = argmin_c E[| |x| - Q(min(|x|, c)) |^p] of each row [R].
+
+    Searched on a grid of ratios to the largest magnitude and once more, finer, around the best.
+
+    Args:
+        magnitudes: See `Calibrator`.
+        counts: See `Calibrator`.
+        bits: See `Calibrator`.
+        power: p, at least 1.
+    """
+    peaks = minmax_clip(magnitudes, counts, bits)
+    coarse_step = 1 / COARSE_RATIOS
+    coarse = torch.arange(COARSE_RATIOS, 0, -1) * coarse_step
+    best = _best_clips(magnitudes, counts, bits, coarse[:, None] * peaks, power)
+    offsets = torch.linspace(1, -1, FINE_RATIOS + 1) * coarse_step  # 0 among them
+    fine = (best + offsets[:, None] * peaks).clamp(min=peaks * coarse_step / 4)
+    return _best_clips(magnitudes, counts, bits, torch.minimum(fine, peaks), power)
+
+
+def _best_clips(
+    magnitudes: Tensor, counts: Tensor, bits: int, clips: Tensor, power: float
+) -> Tensor:
+    """Return for each row the best of its column of `clips` [K, R]; of equals the first."""
+    top = largest_integer(bits)
+    errors = []
+    for row_clips in clips:
+        step = (row_clips / top)[:, None]
+        rounded = (magnitudes / step).round_().clamp_(max=top).mul_(step)
+        missed = rounded.sub_(magnitudes)
+        powered = missed.square_() if power == 2 else missed.abs_().pow_(power)
+        errors.append(powered.mul_(counts).sum(1))
+    return clips.gather(0, torch.stack(errors).argmin(0, keepdim=True))[0]
