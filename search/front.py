@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +64,31 @@ def non_dominated(F_NM: Objectives) -> npt.NDArray[np.bool_]:
         else:
             kept.append(int(index))
     return keep
+
+
+class Front(Generic[T]):
+    """The non-dominated of all items that were added, kept up to date.
+
+    Args:
+        objectives: Number of objectives M.
+
+    Attributes:
+        F_NM: Their objectives.
+        items: The items, in the same order.
+    """
+
+    def __init__(self, objectives: int) -> None:
+        self.F_NM: Objectives = np.empty((0, objectives))
+        self.items: list[T] = []
+
+    def add(self, row_M: Sequence[float], item: T) -> None:
+        """Take in one more; forget those it dominates."""
+        row = np.asarray(row_M, dtype=np.float64)
+        if (row >= self.F_NM).all(axis=1).any():
+            return
+        stays = np.asarray((row > self.F_NM).any(axis=1))
+        self.F_NM = np.concatenate([self.F_NM[stays], row[None]])
+        self.items = [self.items[index] for index in np.flatnonzero(stays)] + [item]
 
 
 def pareto(items: Sequence[T], objectives: Callable[[T], Sequence[float]]) -> list[T]:

@@ -9,6 +9,8 @@ Source: Deb et al., "A fast and elitist multiobjective genetic algorithm: NSGA-I
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 from pymoo.algorithms.moo.nsga2 import NSGA2
@@ -22,9 +24,8 @@ from pymoo.termination.max_gen import MaximumGenerationTermination
 Genomes = npt.NDArray[np.int64]
 Objectives = npt.NDArray[np.float64]
 
-# A genome that could not be evaluated is told as this: finite, so that pymoo's crowding distance
-# stays finite, and worse than any loss, latency or size a real candidate has.
-FAILED = 1e9
+Screen = Callable[[Genomes, int], npt.NDArray[np.int64]]
+"""Genomes [N, V] and how many to choose -> rows of the chosen ones."""
 
 
 class StepMutation(Mutation):
@@ -80,6 +81,7 @@ class Optimizer:
         objectives: Number of objectives M.
         batch: Genomes a generation after the first.
         seed: Seed of all random choices; the same tells give the same asks.
+        offspring: Offspring a generation, of which `batch` are asked for; None for `batch`.
 
     Raises:
         ValueError: A seed genome outside its bounds or of the wrong length.
@@ -92,6 +94,7 @@ class Optimizer:
         objectives: int,
         batch: int,
         seed: int,
+        offspring: int | None = None,
     ) -> None:
         seeds_NV = np.asarray(seeds_NV, dtype=np.int64)
         upper_V = np.asarray(upper_V, dtype=np.int64)
@@ -102,10 +105,11 @@ class Optimizer:
         if (seeds_NV < 0).any() or (seeds_NV > upper_V).any():
             raise ValueError("seeds: a level lies outside 0..upper")
         self._asked: set[bytes] = set()
+        self._batch = batch
         self._pending: Population | None = None
         self._algorithm = NSGA2(
             pop_size=max(batch, len(seeds_NV)),
-            n_offsprings=batch,
+            n_offsprings=offspring or batch,
             sampling=Population.new("X", seeds_NV),
             crossover=UniformCrossover(prob=0.7),
             mutation=StepMutation(),
@@ -118,21 +122,38 @@ class Optimizer:
             problem, seed=seed, termination=MaximumGenerationTermination(10**9), verbose=False
         )
 
-    def ask(self) -> Genomes:
+    def ask(self, proposals_NV: Genomes | None = None, screen: Screen | None = None) -> Genomes:
         """Return the next genomes [N, V] to evaluate; N is 0 when no new genome can be found.
+
+        Args:
+            proposals_NV: Genomes from elsewhere that compete with the offspring.
+            screen: Chooses among all of them; None takes the offspring first, then proposals.
 
         Raises:
             RuntimeError: The previous genomes were not told yet.
         """
         if self._pending is not None:
             raise RuntimeError("ask() again before tell(): the previous genomes are still pending")
-        population = self._algorithm.ask()
-        if population is None or len(population) == 0:
-            return np.empty((0, self._algorithm.problem.n_var), dtype=np.int64)
-        self._pending = population
-        genomes_NV = np.array(population.get("X"), dtype=np.int64)
+        first = not self._asked
+        offspring = self._algorithm.ask()
+        genomes_NV = np.empty((0, self._algorithm.problem.n_var), dtype=np.int64)
+        if offspring is not None and len(offspring):
+            genomes_NV = np.array(offspring.get("X"), dtype=np.int64)
+        if proposals_NV is not None and not first:
+            genomes_NV = self._fresh(np.concatenate([genomes_NV, proposals_NV]))
+        if len(genomes_NV) == 0:
+            return genomes_NV
+        if not first and screen is not None:
+            genomes_NV = genomes_NV[screen(genomes_NV, self._batch)]
+        elif not first:
+            genomes_NV = genomes_NV[: self._batch]
+        self._pending = Population.new("X", genomes_NV)
         self._asked.update(map(_key, genomes_NV))
         return genomes_NV
+
+    def _fresh(self, genomes_NV: Genomes) -> Genomes:
+        rows = {_key(x): x for x in genomes_NV if _key(x) not in self._asked}
+        return np.array(list(rows.values()), dtype=np.int64).reshape(-1, genomes_NV.shape[1])
 
     def tell(self, F_NM: Objectives) -> None:
         """Take the objectives of the genomes last asked for.

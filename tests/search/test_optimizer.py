@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from search.optimizer import FAILED, Optimizer
+from search.explorer import FAILED
+from search.optimizer import Optimizer
 
 UPPER = np.full(8, 4)
 SEEDS = np.stack([np.zeros(8, dtype=np.int64), UPPER])
@@ -101,3 +102,17 @@ def test_bad_objectives_are_refused(told: np.ndarray, complaint: str) -> None:
 def test_bad_seeds_are_refused(seeds: np.ndarray) -> None:
     with pytest.raises(ValueError, match="seeds"):
         Optimizer(seeds, UPPER, objectives=2, batch=4, seed=0)
+
+
+def test_proposals_compete_with_offspring_under_a_screen() -> None:
+    optimizer = make()
+    optimizer.tell(toy(optimizer.ask()))
+    proposals = np.array([[1] * 8, [0] * 8, [2] * 8])  # the second was asked for already
+
+    def cheapest(genomes_NV: np.ndarray, count: int) -> np.ndarray:
+        return toy(genomes_NV).sum(1).argsort(kind="stable")[:count]
+
+    asked = optimizer.ask(proposals, cheapest)
+    assert len(asked) == 12
+    assert asked[0].tolist() == [2] * 8
+    assert not (asked == 0).all(axis=1).any()
