@@ -35,6 +35,7 @@ from evaluators.dataset import Dataset
 from evaluators.dense import DenseAtSize, for_inference
 from evaluators.detection import detect, score_detections
 from evaluators.distortion import agreement, distortion
+from evaluators.patterns import apply_patterns
 from evaluators.reconstruct import reconstruct
 from evaluators.refit import refit
 from evaluators.score import Failed, FailureKind, Score
@@ -145,19 +146,29 @@ class Evaluator:
         dense, bits = self._at(candidate.imgsz), _bits(candidate)
         scales = dense.scales if _needs_scales(bits) else None
         with _running_a_model():
-            if rung == "full" and (_has_low_bits(bits) or not kept.all()):
-                reconstruct(detector.net, dense.outputs, self._network, kept, bits, scales)
+            if rung == "full" and (_has_low_bits(bits) or not kept.all() or candidate.patterns):
+                reconstruct(
+                    detector.net, dense.outputs, self._network, kept, bits, scales,
+                    dict(candidate.patterns),
+                )  # fmt: skip
             else:
-                self._restore_quickly(dense, detector.net, kept, bits)
+                self._restore_quickly(dense, detector.net, kept, bits, dict(candidate.patterns))
                 quantize(detector.net, bits, scales)
         return detector
 
     def _restore_quickly(
-        self, dense: DenseAtSize, net: nn.Module, kept: NDArray[np.bool_], bits: LayerBits
+        self,
+        dense: DenseAtSize,
+        net: nn.Module,
+        kept: NDArray[np.bool_],
+        bits: LayerBits,
+        patterns: Mapping[str, str],
     ) -> None:
-        """Make up for removed channels, then for few-bit weights, which are rounded here."""
+        """Make up for removed channels, weights removed and weights rounded; do the latter two."""
         if not kept.all():
             RESTORATIONS[self._restoration](dense, net, kept)
+        if patterns:
+            apply_patterns(net, self._network, kept, patterns, dense.inputs)
         if _has_low_bits(bits):
             quantize(net, {name: (weight_bits, 16) for name, (weight_bits, _) in bits.items()})
             _by_batchnorm(dense, net, kept)

@@ -9,8 +9,9 @@ before it) and gets, before it runs:
 
        W' = W + R^T X (X^T X + lambda I)^-1,    R = Y - X W^T (all centred),
 
-2. where its weights have few bits, their rounding with X^T X as Hessian (GPTQ, arXiv 2210.17323),
-3. the bias that gives every output channel its dense mean.
+2. where it has a sparsity pattern, the weights that are kept, fitted again (`spaces.sparsity`),
+3. where its weights have few bits, their rounding with X^T X as Hessian (GPTQ, arXiv 2210.17323),
+4. the bias that gives every output channel its dense mean.
 
 The regression as in Channel Pruning (He et al., arXiv 1707.06168), one layer after the other as in
 AdaQuant's sequential mode (Hubara et al., arXiv 2006.10518) and GPTQ. Positions of the output maps
@@ -37,8 +38,10 @@ from hw_models.workload import ConvShape
 from spaces.groups import Network
 from spaces.quantization.calibrators import weight_scales
 from spaces.quantization.grid import ActivationScales, is_quantized
-from spaces.quantization.rounding import gptq
+from spaces.quantization.rounding import Rounding, gptq, nearest
 from spaces.quantization.simulate import quantize
+from spaces.sparsity.pattern import Pattern
+from spaces.sparsity.sparsify import patterns_of, sparsify
 
 RIDGE = 0.02  # of the mean variance of a layer's features
 POSITIONS = 8192  # samples of a layer's output over all images: some times the largest F
@@ -101,6 +104,7 @@ def reconstruct(
     kept: NDArray[np.bool_],
     bits: Mapping[str, tuple[int, int]],
     scales: ActivationScales | None = None,
+    patterns: Mapping[str, str] | None = None,
 ) -> None:
     """Fit, round and install the bits of all convolutions of a sliced network, in place.
 
@@ -114,20 +118,25 @@ def reconstruct(
         kept: For each channel number whether it is kept, from `spaces.compress.kept_channels`.
         bits: (weight_bits, act_bits) by convolution; 16 for a convolution that is not named.
         scales: Activation scales of the dense network; needed where an activation has a grid.
+        patterns: Sparsity pattern by convolution; dense for one that is not named.
 
     Raises:
-        InputError: If a name is no convolution, a scale is missing, or a width has no grid.
+        InputError: If a name is no convolution or no pattern, a scale is missing, or a width has no
+            grid.
     """
+    chosen = patterns_of(net, network, patterns or {})
     quantize(net, {name: (32, act_bits) for name, (_, act_bits) in bits.items()}, scales)
     changed = False
 
     def visit(conv: nn.Conv2d, x_NIHW: Tensor, layer: str, kept_O: Tensor, whole: bool) -> None:
         nonlocal changed
         weight_bits, act_bits = bits.get(layer, UNTOUCHED)
+        pattern = chosen.get(layer)
         changed |= not whole or is_quantized(weight_bits) or is_quantized(act_bits)
+        changed |= pattern is not None
         if changed:
             x_PF = _samples(conv, x_NIHW, dense.positions[layer])
-            fitted = _fit(conv, x_PF, dense.outputs[layer][:, kept_O], weight_bits)
+            fitted = _fit(conv, x_PF, dense.outputs[layer][:, kept_O], weight_bits, pattern)
             store(net, layer, *fitted)
 
     handles = []
@@ -147,7 +156,9 @@ def reconstruct(
             handle.remove()
 
 
-def _fit(conv: nn.Conv2d, x_PF: Tensor, y_PO: Tensor, weight_bits: int) -> tuple[Tensor, Tensor]:
+def _fit(
+    conv: nn.Conv2d, x_PF: Tensor, y_PO: Tensor, weight_bits: int, pattern: Pattern | None
+) -> tuple[Tensor, Tensor]:
     """Return the new weight of a convolution and the shift of its output [O].
 
     A grouped convolution is fitted group by group.
@@ -164,8 +175,12 @@ def _fit(conv: nn.Conv2d, x_PF: Tensor, y_PO: Tensor, weight_bits: int) -> tuple
         x_PF, y_PO = of_x_PF - x_F, of_y_PO - y_O
         second_FF = x_PF.T @ x_PF / len(x_PF)
         fitted = _regress(weight, x_PF, y_PO, second_FF)
+        rounding: Rounding = gptq
+        if pattern is not None:
+            fitted = sparsify(fitted, pattern, second_FF)
+            rounding = nearest  # what was removed stays so
         if is_quantized(weight_bits):
-            fitted = gptq(fitted, second_FF, weight_scales(fitted, weight_bits), weight_bits)
+            fitted = rounding(fitted, second_FF, weight_scales(fitted, weight_bits), weight_bits)
         weights.append(fitted)
         shifts.append(y_O - fitted.flatten(1) @ x_F)
     shift = torch.cat(shifts)

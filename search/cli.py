@@ -69,6 +69,10 @@ def search(
         str | None, typer.Option(help="weight bits: 8,16, or none [what the target gains from]")
     ] = None,
     act_bits: Annotated[str | None, typer.Option(help="activation bits: 8,16")] = None,
+    pattern: Annotated[
+        str | None,
+        typer.Option(help="sparsity patterns: 2ep,3ep, 2:4, or none [what the target gains from]"),
+    ] = None,
     ignore: Annotated[
         list[str] | None, typer.Option(help="layers left alone: name, re:..., type:...; repeatable")
     ] = None,
@@ -104,6 +108,7 @@ def search(
         "prune": prune,
         "bits": (0,) if bits == "none" else _integers("--bits", bits),
         "act_bits": _integers("--act-bits", act_bits),
+        "pattern": pattern and tuple(pattern.split(",")),
         "ignore": tuple(ignore) if ignore else None,
         "evals": evals,
         "time_budget_s": time_budget,

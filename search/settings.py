@@ -99,7 +99,8 @@ class Settings(BaseModel):
     """Everything that decides the result of a run; written to `study.yaml`.
 
     The options are those of the command line. `prune` is a saliency criterion or `none`; empty
-    `bits` and `act_bits` mean the target's useful set; empty `imgsz` the model's own size.
+    `bits`, `act_bits` and `pattern` mean the target's useful set; empty `imgsz` the model's own
+    size.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -117,6 +118,7 @@ class Settings(BaseModel):
     prune: str = "activation"
     bits: tuple[int, ...] = ()
     act_bits: tuple[int, ...] = ()
+    pattern: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
     evals: int = Field(default=400, ge=1)
     time_budget_s: float | None = None

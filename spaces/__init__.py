@@ -11,6 +11,7 @@
 | `axis`, `shapes` | variables of one kind; many candidates as workloads |
 | `saliency` | which channels matter most |
 | `compress` | a really smaller network of a candidate |
+| `sparsity` | which weights of a layer are kept, and what those become |
 | `quantization` | fewer bits for weights and activations |
 | `export` | the compressed network as an ONNX file |
 | `cpu_form` | few-bit activations as ONNX Runtime's CPU kernels want them |

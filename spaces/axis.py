@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -12,7 +12,7 @@ from hw_models.errors import InputError
 from spaces.shapes import Bits
 from spaces.trace import IntArray
 
-Option = TypeVar("Option", int, Bits)
+Option = TypeVar("Option", int, str, Bits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Variable:
     """Something that may vary.
 
     Args:
-        name: `imgsz`, `keep:GROUP` or `bits:LAYER`.
+        name: `imgsz`, `keep:GROUP`, `bits:LAYER` or `pattern:LAYER`.
         options: Its values, densest first.
     """
 
@@ -34,14 +34,24 @@ class Axis(Generic[Option]):
     Args:
         options: For each thing, its options, densest first.
         start: The genome's column of the first variable.
+        code: What stands for an option in arrays, larger for denser ones; None: it does itself.
 
     Raises:
         InputError: Options are missing, repeated, or not from dense to sparse.
     """
 
-    def __init__(self, options: dict[str, tuple[Option, ...]], start: int) -> None:
+    def __init__(
+        self,
+        options: dict[str, tuple[Option, ...]],
+        start: int,
+        code: Callable[[Option], int] | None = None,
+    ) -> None:
+        codes: dict[str, list[Any]] = {
+            name: list(values) if code is None else [code(value) for value in values]
+            for name, values in options.items()
+        }
         for name, values in options.items():
-            if not values or list(values) != sorted(set(values), reverse=True):
+            if not values or codes[name] != sorted(set(codes[name]), reverse=True):
                 raise InputError(
                     f"Options of {name}: expected different values, densest first, got "
                     f"{list(values)}."
@@ -52,8 +62,8 @@ class Axis(Generic[Option]):
         self.end = start + len(varying)
         # What does not vary reads the last column of a padded genome, which is 0.
         self._reads = np.array([self.columns.get(name, -1) for name in options], dtype=np.int64)
-        longest = max(map(len, options.values()), default=1)
-        padded = [values + values[-1:] * (longest - len(values)) for values in options.values()]
+        longest = max(map(len, codes.values()), default=1)
+        padded = [values + values[-1:] * (longest - len(values)) for values in codes.values()]
         self._table = np.array(padded, dtype=np.int64)
 
     def variables(self, prefix: str) -> Iterator[Variable]:
@@ -62,7 +72,7 @@ class Axis(Generic[Option]):
             yield Variable(prefix + name, self.options[name])
 
     def values(self, levels: IntArray) -> IntArray:
-        """Return the options of all things [N, things], for bits [N, things, 2].
+        """Return the codes of the options of all things [N, things], for bits [N, things, 2].
 
         Args:
             levels: Genomes with a last column of zeros [N, V + 1].

@@ -5,21 +5,25 @@ Axis letters: N candidates, G groups, L layers (convolutions), K other ops.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from hw_models.workload import (
     DEPTHWISE,
+    PATTERNS,
     ConvBatch,
     ConvShape,
     OpBatch,
     OtherOp,
     Workload,
     WorkloadBatch,
+    pattern_code,
 )
 from spaces.groups import Network
-from spaces.trace import IntArray
+from spaces.sparsity.pattern import Pattern
+from spaces.trace import FloatArray, IntArray
 
 Bits = tuple[int, int]
 """(weight bits, activation bits) of a layer."""
@@ -29,7 +33,7 @@ BASELINE_BITS: Bits = (16, 16)
 
 
 class Shapes:
-    """Turns sizes, kept channels and bits into a `WorkloadBatch`."""
+    """Turns sizes, kept channels, bits and patterns into a `WorkloadBatch`."""
 
     def __init__(self, network: Network, baseline: Bits) -> None:
         is_conv = np.array([isinstance(step, ConvShape) for step in network.steps])
@@ -51,12 +55,28 @@ class Shapes:
         self._readers = np.concatenate([np.zeros(0, dtype=np.int64), *readers])
         self._first_reader = np.cumsum([0, *map(len, readers)])[:-1]
 
-    def batch(self, imgsz_N1: IntArray, kept_NG: IntArray, bits_NL2: IntArray) -> WorkloadBatch:
-        """Return the workloads of N candidates."""
+    def batch(
+        self,
+        imgsz_N1: IntArray,
+        kept_NG: IntArray,
+        bits_NL2: IntArray,
+        pattern_NL: IntArray,
+        patterns: Sequence[Pattern],
+    ) -> WorkloadBatch:
+        """Return the workloads of N candidates.
+
+        Args:
+            imgsz_N1: Picture sizes.
+            kept_NG: Kept channels of each group.
+            bits_NL2: (weight bits, activation bits) of each layer.
+            pattern_NL: Patterns of each layer, as indices into `patterns`.
+            patterns: Those in use.
+        """
         conv_reads, conv_writes = (widths(kept_NG) for widths in self._conv_widths)
         op_reads, op_writes = (widths(kept_NG) for widths in self._op_widths)
         weight_bits, act_bits = bits_NL2[..., 0], bits_NL2[..., 1]
-        one_row = np.ones((1, len(self._convs)))
+        used_NL = pattern_NL if (pattern_NL != pattern_NL[:1]).any() else pattern_NL[:1]
+        priced = np.array([pattern_code(pattern.priced_as) for pattern in patterns])
         return WorkloadBatch(
             ConvBatch(
                 names=tuple(conv.name for conv in self._convs),
@@ -69,8 +89,8 @@ class Shapes:
                 out_w=self._scaled([conv.out_w for conv in self._convs], imgsz_N1),
                 weight_bits=weight_bits,
                 act_bits=act_bits,
-                density=one_row,
-                pattern=np.zeros_like(one_row, dtype=np.int64),
+                density=self._density(conv_reads, conv_writes, used_NL, patterns),
+                pattern=priced[used_NL],
                 siblings=tuple(conv.siblings for conv in self._convs),
             ),
             OpBatch(
@@ -85,6 +105,29 @@ class Shapes:
                 act_bits=self._op_bits(act_bits),
             ),
         )
+
+    def _density(
+        self,
+        reads_NL: IntArray,
+        writes_NL: IntArray,
+        pattern_NL: IntArray,
+        patterns: Sequence[Pattern],
+    ) -> FloatArray:
+        """Return the fraction of its weights that each layer keeps [N, L], or [1, L] if dense."""
+        sparse = [index for index, pattern in enumerate(patterns) if pattern.name != "dense"]
+        if not np.isin(pattern_NL, sparse).any():
+            return np.ones((1, pattern_NL.shape[1]))
+        pattern_NL = np.broadcast_to(pattern_NL, reads_NL.shape)
+        density_NL = np.ones(reads_NL.shape)
+        for index in sparse:
+            for number in np.flatnonzero((pattern_NL == index).any(0)):
+                kernel = self._convs[number].kernel
+                inputs_N, outputs_N = reads_NL[:, number], writes_NL[:, number]
+                kept_N = patterns[index].kept(outputs_N, inputs_N, kernel)
+                share_N = kept_N / (outputs_N * inputs_N * (kernel[0] * kernel[1]))
+                has_N = pattern_NL[:, number] == index
+                density_NL[has_N, number] = np.minimum(share_N, 1.0)[has_N]
+        return density_NL
 
     def _scaled(self, sizes: list[int], imgsz_N1: IntArray) -> IntArray:
         """Return the rows or columns of maps at other picture sizes [N, steps], or [1, steps]."""
@@ -121,6 +164,8 @@ def workload_of(
                 groups=1 if step.groups == 1 else in_channels,
                 weight_bits=int(convs.weight_bits[at]),
                 act_bits=int(convs.act_bits[at]),
+                density=float(convs.density[at]),
+                pattern=PATTERNS[int(convs.pattern[at])],
             )
         else:
             at = (0, op_number[step.name])

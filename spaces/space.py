@@ -2,7 +2,7 @@
 
 A genome has one integer for each variable, its level; level 0 is the densest. What has a single
 option is no variable. Variables come in the order: picture size, kept channels of each group, bits
-of each layer.
+of each layer, sparsity pattern of each layer.
 
 Axis letters: N candidates, V variables, G groups, L layers, K other ops, S steps (L and K).
 """
@@ -20,6 +20,7 @@ from spaces.axis import Axis, Variable
 from spaces.candidate import Candidate, check_names
 from spaces.groups import Network
 from spaces.shapes import BASELINE_BITS, Bits, Shapes, workload_of
+from spaces.sparsity.names import parse_pattern, parse_patterns, pattern_for
 from spaces.trace import IntArray
 
 
@@ -66,6 +67,28 @@ def bit_options(network: Network, options: Sequence[Bits]) -> dict[str, tuple[Bi
     return {layer.name: tuple(options) for layer in network.layers if layer.name not in ignored}
 
 
+def pattern_options(network: Network, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the same patterns, dense first, for every layer that they fit.
+
+    Ignored, grouped and depthwise layers have none.
+
+    Args:
+        network: Its layers.
+        names: Patterns beside dense, in any order.
+
+    Raises:
+        InputError: One is no pattern, or given twice.
+    """
+    patterns = parse_patterns(names)[::-1]
+    check_names("pattern", [pattern.name for pattern in patterns], {p.name for p in patterns})
+    options = {
+        layer.name: ("dense", *(p.name for p in patterns if p.fits(layer.kernel)))
+        for layer in network.layers
+        if layer.groups == 1 and layer.name not in network.ignored
+    }
+    return {name: values for name, values in options.items() if len(values) > 1}
+
+
 class SearchSpace:
     """All candidates of one network, as vectors of levels.
 
@@ -77,11 +100,13 @@ class SearchSpace:
         bits: For each layer, the (weight bits, activation bits) to choose from, densest first; a
             layer not named has `baseline`. See `bit_options`.
         baseline: Bits of the layers that are left alone.
+        patterns: For each layer, the names of the sparsity patterns to choose from, densest first;
+            a layer not named is dense. See `pattern_options`.
 
     Raises:
-        InputError: An unknown group or layer, an ignored layer with bits, a number of channels
-            that is out of range, options that are empty, repeated or not from dense to sparse, or
-            a picture size that does not fit.
+        InputError: An unknown group or layer, an ignored layer with bits or patterns, a number of
+            channels that is out of range, a pattern that does not fit a layer, options that are
+            empty, repeated or not from dense to sparse, or a picture size that does not fit.
     """
 
     def __init__(
@@ -91,13 +116,17 @@ class SearchSpace:
         levels: Mapping[str, Sequence[int]] | None = None,
         bits: Mapping[str, Sequence[Bits]] | None = None,
         baseline: Bits = BASELINE_BITS,
+        patterns: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        levels, bits = levels or {}, bits or {}
+        levels, bits, patterns = levels or {}, bits or {}, patterns or {}
         sizes = {group.name: group.size for group in network.groups}
         layers = [layer.name for layer in network.layers]
         check_names("channel group", levels, sizes)
         check_names("layer", bits, layers)
-        check_names("layer to vary", bits, [name for name in layers if name not in network.ignored])
+        check_names("layer", patterns, layers)
+        free = [name for name in layers if name not in network.ignored]
+        check_names("layer to vary", bits, free)
+        check_names("layer to vary", patterns, free)
         self.network = network
         self.baseline = baseline
         self._imgsz = Axis[int]({"imgsz": _whole(sorted(imgsz, reverse=True))}, 0)
@@ -109,6 +138,13 @@ class SearchSpace:
             {name: tuple(map(_pair, bits.get(name, (baseline,)))) for name in layers},
             self._keep.end,
         )
+        named = {
+            layer: tuple(parse_pattern(name).name for name in patterns.get(layer, ("dense",)))
+            for layer in layers
+        }
+        self._patterns = parse_patterns({"dense"}.union(*named.values()))
+        codes = {pattern.name: code for code, pattern in enumerate(self._patterns)}
+        self._pattern = Axis[str](named, self._bits.end, codes.__getitem__)
         self._check_options(sizes)
         self._shapes = Shapes(network, baseline)
 
@@ -124,6 +160,15 @@ class SearchSpace:
         for name, pairs in self._bits.options.items():
             if min(min(option) for option in pairs) < 1:
                 raise InputError(f"Bits of layer {name}: expected positive, got {list(pairs)}.")
+        for layer, patterns in zip(
+            self.network.layers, self._pattern.options.values(), strict=True
+        ):
+            for name in patterns:
+                pattern_for(layer, name)
+            if patterns[0] != "dense":
+                raise InputError(
+                    f"Patterns of layer {layer.name}: expected dense first, got {list(patterns)}."
+                )
 
     @property
     def variables(self) -> tuple[Variable, ...]:
@@ -132,6 +177,7 @@ class SearchSpace:
             *self._imgsz.variables(""),
             *self._keep.variables("keep:"),
             *self._bits.variables("bits:"),
+            *self._pattern.variables("pattern:"),
         )
 
     @property
@@ -142,37 +188,41 @@ class SearchSpace:
     @property
     def dense(self) -> Candidate:
         """The candidate that keeps everything, at the largest picture size."""
-        return self.decode(np.zeros(self._bits.end, dtype=np.int64))
+        return self.decode(np.zeros(self._pattern.end, dtype=np.int64))
 
     def decode(self, genome: IntArray) -> Candidate:
         """Return the candidate of a genome [V].
 
-        It names every group and every layer, so that equal candidates have equal digests.
+        It names every group and every layer with its bits, and the layers whose pattern is not
+        dense, so that equal candidates have equal digests.
 
         Raises:
             InputError: The genome has another length, or a level that is out of range.
         """
         levels = self._checked(np.asarray(genome)[None])[0]
         bits = self._bits.chosen(levels).items()
+        patterns = self._pattern.chosen(levels).items()
         return Candidate(
             imgsz=self._imgsz.chosen(levels)["imgsz"],
             kept=tuple(self._keep.chosen(levels).items()),
             bits=tuple((layer, weight, act) for layer, (weight, act) in bits),
+            patterns=tuple((layer, name) for layer, name in patterns if name != "dense"),
         )
 
     def encode(self, candidate: Candidate) -> IntArray:
         """Return the genome [V] of a candidate; groups and layers it does not name are at level 0.
 
         Raises:
-            InputError: It names an unknown group or layer or one twice, has a value that is no
-                level, or has patterns, which this space does not vary.
+            InputError: It names an unknown group or layer or one twice, or has a value that is no
+                level.
         """
-        bits = self._bits_of(candidate)
+        bits, patterns = self._bits_of(candidate), self._patterns_of(candidate)
         self.network.counts(candidate)
-        genome = np.zeros(self._bits.end, dtype=np.int64)
+        genome = np.zeros(self._pattern.end, dtype=np.int64)
         self._imgsz.write({"imgsz": candidate.imgsz}, genome)
         self._keep.write(dict(candidate.kept), genome)
         self._bits.write(bits, genome)
+        self._pattern.write(patterns, genome)
         return genome
 
     def workload(self, candidate: Candidate) -> Workload:
@@ -180,13 +230,19 @@ class SearchSpace:
 
         Raises:
             InputError: It names an unknown group or layer or one twice, keeps a number of channels
-                that is out of range, or has a picture size that does not fit.
+                that is out of range, or has a picture size or a pattern that does not fit.
         """
-        bits = self._bits_of(candidate)
+        bits, patterns = self._bits_of(candidate), self._patterns_of(candidate)
+        for layer in self.network.layers:
+            pattern_for(layer, patterns.get(layer.name, "dense"))
+        used = parse_patterns({"dense", *patterns.values()})
+        codes = {pattern.name: code for code, pattern in enumerate(used)}
         batch = self._shapes.batch(
             np.array([[candidate.imgsz]]),
             self.network.counts(candidate)[None],
             np.array([[bits.get(name, pairs[0]) for name, pairs in self._bits.options.items()]]),
+            np.array([[codes[patterns.get(name, "dense")] for name in self._bits.options]]),
+            used,
         )
         return workload_of(self.network.steps_at(candidate.imgsz), batch, candidate.imgsz)
 
@@ -198,7 +254,11 @@ class SearchSpace:
         """
         levels = self._checked(np.asarray(genomes_NV))
         return self._shapes.batch(
-            self._imgsz.values(levels), self._keep.values(levels), self._bits.values(levels)
+            self._imgsz.values(levels),
+            self._keep.values(levels),
+            self._bits.values(levels),
+            self._pattern.values(levels),
+            self._patterns,
         )
 
     def _checked(self, genomes_NV: IntArray) -> IntArray:
@@ -221,12 +281,11 @@ class SearchSpace:
 
     def _bits_of(self, candidate: Candidate) -> dict[str, Bits]:
         check_names("layer", [name for name, _, _ in candidate.bits], self._bits.options)
-        if candidate.patterns:
-            raise InputError(
-                f"The candidate has patterns ({candidate.patterns[0]}, ...), but patterns do not "
-                "vary in this search space."
-            )
         return {name: (weight, act) for name, weight, act in candidate.bits}
+
+    def _patterns_of(self, candidate: Candidate) -> dict[str, str]:
+        check_names("layer", [name for name, _ in candidate.patterns], self._bits.options)
+        return {layer: parse_pattern(name).name for layer, name in candidate.patterns}
 
 
 def _whole(values: Iterable[int]) -> tuple[int, ...]:

@@ -32,6 +32,7 @@ from hw_models.errors import InputError
 from hw_models.workload import ACTIVATIONS, ConvShape, OpKind, OtherOp, with_siblings
 
 IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
 
 IMAGE = -1
 """The source of the input picture's channels."""

@@ -18,8 +18,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 OPTIONS = {
     "--act-bits", "--actors", "--bits", "--data", "--energy", "--evals", "--exist-ok", "--help",
-    "--ignore", "--imgsz", "--latency", "--max-drop", "--method", "--name", "--power-mode",
-    "--project", "--prune", "--resume", "--seed", "--size", "--target", "--time-budget",
+    "--ignore", "--imgsz", "--latency", "--max-drop", "--measure-on", "--method", "--name",
+    "--power-mode", "--pattern", "--project", "--prune", "--resume", "--seed", "--server-name",
+    "--size", "--target", "--time-budget", "--tls-ca", "--tls-cert", "--tls-key", "--token-file",
     "--trust-checkpoint", "--weights",
 }  # fmt: skip
 KEPT_BY_RAY_SUBMIT = {
@@ -71,6 +72,8 @@ def test_the_options_are_the_contract() -> None:
         (["--latency", "30ms", "--ignore", "re:nothing"], ["re:nothing"]),
         (["--latency", "30ms", "--prune", "magic"], ["magic", "l2"]),
         (["--latency", "30ms", "--bits", "1"], ["1-bit"]),
+        (["--latency", "30ms", "--pattern", "9ep"], ["9ep", "2ep"]),
+        (["--latency", "30ms", "--pattern", "2:4"], ["2:4", "jetson-tx2", "Ampere"]),
         (["--latency", "30ms", "--evals", "many"], ["--evals", "integer"]),
         (["--latency", "30ms", "--nonsense"], ["--nonsense", "--help"]),
         (["--resume", "nowhere"], ["nowhere", "study.yaml"]),

@@ -13,7 +13,7 @@ from hw_models.workload import OtherOp, WorkloadBatch
 from spaces.candidate import Candidate
 from spaces.groups import Network, analyse
 from spaces.model import Detector, load_detector
-from spaces.space import SearchSpace, bit_options, keep_levels
+from spaces.space import SearchSpace, bit_options, keep_levels, pattern_options
 
 BITS = [(16, 16), (8, 16), (8, 8)]
 
@@ -180,6 +180,12 @@ def test_ignored_layers_have_no_variables(u_detector: Detector) -> None:
         ({"bits": {"nothing": BITS}}, "Unknown layer 'nothing'"),
         ({"bits": {"model.0.conv": [(0, 8)]}}, "Bits of layer model.0.conv: expected positive"),
         ({"bits": {"model.0.conv": BITS[::-1]}}, "densest first"),
+        ({"patterns": {"nothing": ["dense", "2ep"]}}, "Unknown layer 'nothing'"),
+        ({"patterns": {"model.24.cv2.0.2": ["dense", "2ep"]}}, "Unknown layer to vary"),
+        ({"patterns": {"model.1.conv": ["dense", "9ep"]}}, "Unknown sparsity pattern '9ep'"),
+        ({"patterns": {"model.1.conv": ["dense", "2ep", "3ep"]}}, "densest first"),
+        ({"patterns": {"model.1.conv": ["3ep", "2ep"]}}, "expected dense first"),
+        ({"patterns": {"model.0.conv": ["dense", "2ep"]}}, "2ep does not fit.*6x6"),
     ],
 )
 def test_impossible_spaces_are_refused(
@@ -200,7 +206,7 @@ def test_impossible_spaces_are_refused(
         (Candidate(320, bits=(("model.0.conv", 4, 4),)), "expected one of"),
         (Candidate(320, bits=(("model.24.cv2.0.2", 8, 8),)), r"expected one of \[\(16, 16\)\]"),
         (Candidate(320, bits=(("model.0.conv", 8, 8),) * 2), "given 2 times"),
-        (Candidate(320, patterns=(("model.0.conv", "2ep"),)), "patterns do not vary"),
+        (Candidate(320, patterns=(("model.1.conv", "2ep"),)), r"expected one of \['dense'\]"),
     ],
 )
 def test_candidates_of_other_spaces_are_refused(
@@ -234,6 +240,65 @@ def test_a_population_of_the_m_model() -> None:
     assert (batch.convs.in_channels <= [conv.in_channels for conv in network.layers]).all()
     others = [step for step in network.steps if isinstance(step, OtherOp)]
     assert (batch.others.in_channels <= [op.in_channels for op in others]).all()
+
+
+@pytest.fixture(scope="module")
+def pattern_space(u_network: Network) -> SearchSpace:
+    patterns = pattern_options(u_network, ["2ep", "2:4", "3ep"])
+    return SearchSpace(
+        u_network,
+        [320, 416],
+        keep_levels(u_network),
+        bit_options(u_network, BITS),
+        (16, 16),
+        patterns,
+    )
+
+
+def test_patterns_are_offered_where_they_fit(
+    pattern_space: SearchSpace, u_network: Network
+) -> None:
+    options = {variable.name: variable.options for variable in pattern_space.variables}
+    assert options["pattern:model.1.conv"] == ("dense", "2:4", "3ep", "2ep")
+    assert options["pattern:model.0.conv"] == ("dense", "2:4")  # R-TOSS has no 6x6 kernels
+    assert not {f"pattern:{name}" for name in u_network.ignored} & set(options)
+    assert pattern_options(u_network, []) == {}
+    with pytest.raises(InputError, match="2ep is given 2 times"):
+        pattern_options(u_network, ["2ep", "2ep"])
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.data())
+def test_patterns_round_trip_and_are_priced_alike(
+    pattern_space: SearchSpace, data: st.DataObject
+) -> None:
+    genome = np.array([data.draw(st.integers(0, int(level))) for level in pattern_space.upper])
+    candidate = pattern_space.decode(genome)
+    assert np.array_equal(pattern_space.encode(candidate), genome)
+    again = Candidate.from_dict(json.loads(json.dumps(candidate.to_dict())))
+    assert again.digest == candidate.digest
+    assert all(pattern != "dense" for _, pattern in candidate.patterns)
+    one = WorkloadBatch.of(pattern_space.workload(candidate)).convs
+    many = pattern_space.workloads(np.stack([np.zeros_like(genome), genome])).convs
+    pattern, density = (np.broadcast_to(a, (2, 75)) for a in (many.pattern, many.density))
+    assert np.array_equal(one.pattern[0], pattern[1])
+    assert np.allclose(one.density[0], density[1])
+    assert (density[0] == 1).all()
+    assert (pattern[0] == 0).all()
+
+
+def test_density_is_that_of_the_mask(pattern_space: SearchSpace) -> None:
+    candidate = Candidate(
+        320, kept=(("model.0", 8),), patterns=(("model.1.conv", "3ep"), ("model.2.cv1.conv", "2ep"))
+    )
+    convs = {conv.name: conv for conv in pattern_space.workload(candidate).convs}
+    first, second = convs["model.1.conv"], convs["model.2.cv1.conv"]
+    assert (first.pattern, first.density) == ("3ep", 3 / 9)
+    assert second.in_channels * second.out_channels == 512
+    assert (second.pattern, second.density) == ("2ep", 512 // 9 * 2 / 512)
+    assert convs["model.2.cv2.conv"].density == 1.0
+    with pytest.raises(InputError, match=r"does not fit layer model\.0\.conv"):
+        pattern_space.workload(Candidate(320, patterns=(("model.0.conv", "2ep"),)))
 
 
 def test_a_space_travels_to_other_processes(space: SearchSpace) -> None:
