@@ -88,7 +88,7 @@ class Lsq(Method):
     def finish(self, net: nn.Module, grids: Grids) -> Grids:
         """Leave weights on their grids; return the learned scales."""
         steps = {
-            name: float(grid.steps)
+            name: float(grid.steps.detach())
             for name, grid in remove_grids(net, self._bits).items()
             if isinstance(grid, LearnedGrid)
         }
@@ -151,7 +151,7 @@ def remove_grids(net: nn.Module, bits: Bits) -> dict[str, nn.Module]:
     for name in bits:
         conv = find_convolution(net, name)
         if parametrize.is_parametrized(conv, "weight"):
-            parametrize.remove_parametrizations(conv, "weight", leave_parametrized=True)
+            _bake(conv)
         if hasattr(conv, GRID):
             removed[name] = conv.get_submodule(GRID)
             delattr(conv, GRID)
@@ -159,6 +159,18 @@ def remove_grids(net: nn.Module, bits: Bits) -> dict[str, nn.Module]:
             for key in [key for key, hook in hooks.items() if hook is _round_input]:
                 del hooks[key]
     return removed
+
+
+def _bake(conv: nn.Conv2d) -> None:
+    """Make the rounded weight a plain one.
+
+    torch's own `remove_parametrizations` takes the weight away from all copies of the network, for
+    they share the class that computes it.
+    """
+    weight = conv.weight.detach().clone()
+    conv.__class__ = type(conv).__bases__[0]
+    del conv._modules["parametrizations"]
+    conv.register_parameter("weight", nn.Parameter(weight, requires_grad=False))
 
 
 def with_steps(

@@ -53,7 +53,8 @@ class NoisyGrid(nn.Module):
         self.log_clips = nn.Parameter((steps.detach().clone() * largest_integer(bits)).log())
         share = min(max((bits - FEWEST) / (MOST - FEWEST), 0.02), 0.98)
         self.theta = nn.Parameter(torch.tensor(math.log(share / (1 - share))))
-        self.register_buffer("fixed_bits", torch.tensor(0.0))  # 0 while they are trained
+        # 0 while they are trained; a whole number, so that it is copied, not averaged
+        self.register_buffer("fixed_bits", torch.tensor(0))
         self.extra = extra
         self.amount = amount
 
@@ -61,7 +62,7 @@ class NoisyGrid(nn.Module):
     def bits(self) -> Tensor:
         """The width now [scalar]."""
         if self.fixed_bits > 0:
-            return self.fixed_bits
+            return self.fixed_bits.float()
         return FEWEST + (MOST - FEWEST) * self.theta.sigmoid()
 
     @property

@@ -237,7 +237,7 @@ class Training:
         Raises:
             DivergedError: If it holds numbers that are not finite.
         """
-        net = copy.deepcopy(self._average.net).cpu()
+        net = copy.deepcopy(self._average.net).cpu().to(memory_format=torch.contiguous_format)
         grids = Grids({})
         for method in self._methods:
             grids = method.finish(net, grids)
