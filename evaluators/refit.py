@@ -18,6 +18,7 @@ the kernel that share a feature, K kept features, R removed features.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,11 +28,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import unfold
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from hw_models.workload import ConvShape
 from spaces.groups import FIXED, Network
+from spaces.quantization.patches import patches, sample_positions
 
 RIDGE = 0.05  # of the mean variance; .01 to .05 are equally good within noise
 BATCH = 8  # images in one pass
@@ -188,26 +189,27 @@ def _watching(
 def _inputs(conv: nn.Conv2d, x_NIHW: Tensor, positions: int) -> Inputs:
     """Measure some positions of each image."""
     taps = conv.kernel_size[0] * conv.kernel_size[1]
-    padding = cast("tuple[int, int]", conv.padding)
     if taps == 1 or conv.in_channels * taps > LARGEST_COVARIANCE:
-        samples = (x.flatten(1).T for x in x_NIHW)
+        x_NIP = x_NIHW.flatten(2)
+        chosen_Np = sample_positions(len(x_NIP), x_NIP.shape[2], positions * len(x_NIP))
+        index_NIp = chosen_Np[:, None].expand(-1, x_NIP.shape[1], -1)
+        x_PF = x_NIP.gather(2, index_NIp).transpose(1, 2).flatten(0, 1)
     else:
-        samples = (
-            unfold(x[None], conv.kernel_size, padding=padding, stride=conv.stride)[0].T
-            for x in x_NIHW
+        cells = math.prod(
+            (size + 2 * padding - kernel) // stride + 1
+            for size, padding, kernel, stride in zip(
+                x_NIHW.shape[2:],
+                cast("tuple[int, int]", conv.padding),
+                conv.kernel_size,
+                conv.stride,
+                strict=True,
+            )
         )
-    x_PF = torch.cat([_some(sample_PF, positions) for sample_PF in samples])
+        chosen_Np = sample_positions(len(x_NIHW), cells, positions * len(x_NIHW))
+        x_PF = patches(conv, x_NIHW, chosen_Np)
     mean_F = x_PF.mean(0)
     x_PF = x_PF - mean_F
     return Inputs(len(x_PF), mean_F, x_PF.T @ x_PF / len(x_PF))
-
-
-def _some(positions_PF: Tensor, count: int) -> Tensor:
-    """Return at most `count` positions, always the same ones."""
-    if len(positions_PF) <= count:
-        return positions_PF
-    generator = torch.Generator().manual_seed(0)
-    return positions_PF[torch.randperm(len(positions_PF), generator=generator)[:count]]
 
 
 def store(net: nn.Module, name: str, weight: Tensor, shift: Tensor) -> None:
