@@ -23,10 +23,11 @@ from evaluators.evaluator import Evaluator
 from evaluators.score import Score
 from hw_models.cost import Cost, CostBatch, CostModel
 from hw_models.device import DeviceProfile, load_profile
-from hw_models.errors import InfeasibleError, InputError
+from hw_models.errors import InputError
+from search.feasibility import check_feasible
 from search.settings import Limits, Settings, resolve_limits
 from spaces.candidate import Candidate
-from spaces.groups import analyse
+from spaces.groups import Network, analyse
 from spaces.model import Detector, load_detector
 from spaces.saliency import rank
 from spaces.space import SearchSpace, bit_options, keep_levels, pattern_options
@@ -52,6 +53,7 @@ class Problem:
         sizes: Input sizes to choose from, largest first.
         model: Prices candidates on the target.
         limits: One entry a latency budget, tightest first, without accuracy floor.
+        calibration: Images without labels, to measure the dense model on.
         validation: Images accuracy is measured on.
         build: Makes an evaluator, in this process or an actor.
         protocol: Digest of all that decides a score; scores of equal protocol are comparable.
@@ -63,13 +65,14 @@ class Problem:
     sizes: tuple[int, ...]
     model: CostModel
     limits: tuple[Limits, ...]
+    calibration: Dataset
     validation: Dataset
     build: Callable[[], Evaluator]
     protocol: str
 
     def dense(self, imgsz: int | None = None) -> Candidate:
         """Return the uncompressed model, at its largest input size if no other is given."""
-        return replace(self.space.dense, imgsz=imgsz or self.sizes[0])
+        return uncompressed(self.space, imgsz or self.sizes[0])
 
     def cost(self, candidate: Candidate) -> Cost:
         """Predict what a candidate costs on the target, layer by layer."""
@@ -104,6 +107,13 @@ class Problem:
         return tuple(values)
 
 
+def uncompressed(space: SearchSpace, imgsz: int) -> Candidate:
+    """Return the dense model at an input size; a space of fixed bits or patterns lacks it."""
+    densest = space.dense
+    bits = tuple((layer, *space.baseline) for layer, _, _ in densest.bits)
+    return replace(densest, imgsz=imgsz, bits=bits, patterns=())
+
+
 def accuracy(score: Score) -> float:
     """Return the mAP50-95 of a score of a rung that measures it."""
     assert score.map50_95 is not None, f"rung {score.rung} has no mAP"
@@ -133,7 +143,7 @@ def prepare(settings: Settings) -> Problem:
         levels=None if settings.prune == "none" else keep_levels(network, profile.granule),
         bits=bit_options(network, useful_bits(profile, settings)),
         baseline=(base, base),
-        patterns=pattern_options(network, useful_patterns(profile, settings)),
+        patterns=_patterns(network, profile, settings),
     )
     criterion = "l2" if settings.prune == "none" else settings.prune
     build = partial(
@@ -151,13 +161,28 @@ def prepare(settings: Settings) -> Problem:
         space=space,
         sizes=imgsz,
         model=model,
-        limits=resolve_limits(settings, model.predict(space.workload(space.dense))),
+        limits=resolve_limits(
+            settings, model.predict(space.workload(uncompressed(space, imgsz[0])))
+        ),
+        calibration=calibration,
         validation=validation,
         build=build,
         protocol=_protocol(detector, calibration, validation, criterion),
     )
-    check_feasible(problem)
+    if not settings.measure_on:  # else it is for the device to say
+        check_feasible(model, space, problem.limits)
     return problem
+
+
+def _patterns(
+    network: Network, profile: DeviceProfile, settings: Settings
+) -> dict[str, tuple[str, ...]]:
+    """Return the patterns each layer may take; a single one under `uniform` is that of all."""
+    names = useful_patterns(profile, settings)
+    options = pattern_options(network, names)
+    if settings.method == "uniform" and settings.pattern and len(names) == 1:
+        return {layer: patterns[-1:] for layer, patterns in options.items()}
+    return options
 
 
 def _load_weights(settings: Settings) -> Detector:
@@ -192,19 +217,21 @@ def useful_bits(profile: DeviceProfile, settings: Settings) -> list[tuple[int, i
     base = profile.baseline_bits
     if settings.bits == (0,):
         return [(base, base)]
+    given = settings.bits or settings.act_bits
+    if (
+        settings.method == "uniform"
+        and given
+        and max(map(len, (settings.bits, settings.act_bits))) == 1
+    ):
+        # A single value is applied everywhere: nothing varies, and what is not given stays.
+        return _runnable(profile, [((*settings.bits, base)[0], (*settings.act_bits, base)[0])])
     if settings.bits or settings.act_bits:
         pairs = {
             (weight, act)
             for weight in (settings.bits or (base, 8))
             for act in (settings.act_bits or (base, 8))
         } | {(base, base)}
-        for weight, act in sorted(pairs):
-            if profile.execution(weight, act) == "illegal":
-                raise InputError(
-                    f"{profile.name} cannot run {weight}-bit weights with {act}-bit activations.",
-                    "Leave --bits and --act-bits out to get what it can run.",
-                )
-        return sorted(pairs, reverse=True)
+        return _runnable(profile, sorted(pairs, reverse=True))
     if profile.execution(8, 8) == "executed":
         return [(base, base), (8, 8)]
     if settings.size is not None and profile.execution(8, base) == "stored only":
@@ -217,6 +244,17 @@ def useful_bits(profile: DeviceProfile, settings: Settings) -> list[tuple[int, i
         base,
     )
     return [(base, base)]
+
+
+def _runnable(profile: DeviceProfile, pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the pairs; refuse those that the target cannot run."""
+    for weight, act in pairs:
+        if profile.execution(weight, act) == "illegal":
+            raise InputError(
+                f"{profile.name} cannot run {weight}-bit weights with {act}-bit activations.",
+                "Leave --bits and --act-bits out to get what it can run.",
+            )
+    return pairs
 
 
 def useful_patterns(profile: DeviceProfile, settings: Settings) -> list[str]:
@@ -251,40 +289,7 @@ def _protocol(detector: Detector, calibration: Dataset, validation: Dataset, cri
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def check_feasible(problem: Problem) -> None:
-    """Make sure that each budget can be met by some candidate, whatever its accuracy.
-
-    Raises:
-        InfeasibleError: With the lowest reachable value and what holds it.
-    """
-    lowest = cheapest(problem)
-    for limit in problem.limits:
-        checks = (
-            ("latency", lowest.latency_ms, limit.latency_ms, "ms", 1.0),
-            ("energy", lowest.energy_mj, limit.energy_mj, "mJ", 1.0),
-            ("size", lowest.size_bytes, limit.size_bytes, "MB", 1e6),
-        )
-        for dimension, value, budget, unit, factor in checks:
-            if budget is not None and value > budget:
-                raise InfeasibleError(
-                    f"No candidate can meet the {dimension} budget of {budget / factor:.4g} {unit} "
-                    f"on {problem.settings.target}: the lowest reachable {dimension} is "
-                    f"{value / factor:.4g} {unit}, with every layer at its smallest"
-                    + (f". {_held_by(lowest)}" if dimension == "latency" else "."),
-                    "Allow smaller inputs (--imgsz), a faster power mode or target, or a larger "
-                    "budget.",
-                )
-
-
 def cheapest(problem: Problem) -> Cost:
     """Return the cost of the candidate with every variable at its cheapest level."""
     upper_V = np.asarray(problem.space.upper)
     return problem.cost(problem.space.decode(upper_V))
-
-
-def _held_by(cost: Cost) -> str:
-    """Say which layers the latency of a candidate lies in."""
-    layers = sorted(cost.per_layer, key=lambda layer: -layer.latency_ms)[:3]
-    fixed_ms = cost.latency_ms - sum(layer.latency_ms for layer in cost.per_layer)
-    names = ", ".join(f"{layer.name} {layer.latency_ms:.3g} ms" for layer in layers)
-    return f"Of it {max(fixed_ms, 0):.3g} ms do not depend on the layers; the dearest are {names}."

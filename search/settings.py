@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 from pydantic import (
@@ -25,6 +25,10 @@ from hw_models.cost import Cost
 from hw_models.errors import InputError
 
 Dimension = Literal["latency", "energy", "size"]
+Method = Literal[
+    "paretrim", "nsga2", "milp", "dp", "spdy", "eagleeye", "netadapt", "hawq", "halp",
+    "error-limit", "random", "uniform",
+]  # fmt: skip
 
 # Factors to ms, mJ and bytes.
 _UNITS = {
@@ -114,7 +118,7 @@ class Settings(BaseModel):
     energy: Budget | None = None
     size: Budget | None = None
     max_drop: float | None = Field(default=None, ge=0, le=1)
-    method: Literal["paretrim", "nsga2", "uniform"] = "paretrim"
+    method: Method = "paretrim"
     prune: str = "activation"
     bits: tuple[int, ...] = ()
     act_bits: tuple[int, ...] = ()
@@ -123,6 +127,12 @@ class Settings(BaseModel):
     evals: int = Field(default=400, ge=1)
     time_budget_s: float | None = None
     actors: int | None = Field(default=None, ge=0)
+    measure_on: tuple[str, ...] = ()
+    tls_ca: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    token_file: str | None = None
+    server_name: str = ""
     seed: int = Field(default=0, ge=0)
     trust_checkpoint: bool = False
 
@@ -159,6 +169,11 @@ class Limits:
     energy_mj: float | None = None
     size_bytes: float | None = None
     map50_95: float | None = None
+
+    @property
+    def besides_latency(self) -> Limits:
+        """The same without the latency limit."""
+        return replace(self, latency_ms=math.inf)
 
     def met_by(self, cost: Cost, score: Score) -> bool:
         """Whether a point keeps every limit."""

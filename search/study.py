@@ -22,7 +22,6 @@ from search.front import Point, pareto
 from search.methods import METHODS
 from search.problem import Problem, accuracy
 from search.proxies import describe, proxies_of, smoothed
-from spaces.candidate import Candidate
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +90,8 @@ def promote(problem: Problem, points: Sequence[Point]) -> list[Point]:
         )
         / noise
     )
-    dense_N = np.array([is_dense(problem, point.candidate) for point in points])
+    dense = {problem.dense(imgsz) for imgsz in problem.sizes}
+    dense_N = np.array([point.candidate in dense for point in points])
     order = np.lexsort((-smooth_N, np.where(dense_N, -1.0, behind_N)))
     promising = [
         int(row)
@@ -107,14 +107,10 @@ def _dense_accuracy(problem: Problem, points: Sequence[Point]) -> npt.NDArray[np
     Where the dense model was not scored, the best point stands for it.
     """
     best: dict[int, float] = {}
-    for point in sorted(points, key=lambda p: (is_dense(problem, p.candidate), accuracy(p.score))):
+    dense = {problem.dense(imgsz) for imgsz in problem.sizes}
+    for point in sorted(points, key=lambda p: (p.candidate in dense, accuracy(p.score))):
         best[point.candidate.imgsz] = accuracy(point.score)
     return np.array([best[point.candidate.imgsz] for point in points])
-
-
-def is_dense(problem: Problem, candidate: Candidate) -> bool:
-    """Whether a candidate is the uncompressed model at one of the input sizes."""
-    return candidate == problem.dense(candidate.imgsz)
 
 
 def name_points(problem: Problem, points: Sequence[Point]) -> list[Point]:

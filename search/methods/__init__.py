@@ -23,15 +23,27 @@ from collections.abc import Callable, Mapping
 
 from search.explorer import Explorer
 from search.methods.additive import dp, milp
+from search.methods.eagleeye import eagleeye
+from search.methods.error_limit import error_limit
 from search.methods.genetic import nsga2
+from search.methods.halp import halp
+from search.methods.hawq import hawq
+from search.methods.netadapt import netadapt
 from search.methods.paretrim import paretrim
 from search.methods.plain import random, uniform
+from search.methods.spdy import spdy
 
 METHODS: Mapping[str, Callable[[Explorer], None]] = {
     "paretrim": paretrim,
     "nsga2": nsga2,
     "milp": milp,
     "dp": dp,
+    "spdy": spdy,
+    "eagleeye": eagleeye,
+    "netadapt": netadapt,
+    "hawq": hawq,
+    "halp": halp,
+    "error-limit": error_limit,
     "random": random,
     "uniform": uniform,
 }

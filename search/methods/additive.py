@@ -6,7 +6,7 @@ dynamic program of SPDY on measured losses, Frantar & Alistarh, arXiv 2201.13096
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -39,7 +39,11 @@ def dp(explorer: Explorer) -> None:
 
 
 def solve_separable(
-    explorer: Explorer, losses: Sequence[Floats], budgets_D: Floats, start_V: Genomes
+    explorer: Explorer,
+    losses: Sequence[Floats],
+    budgets_D: Floats,
+    start_V: Genomes,
+    fixed: Collection[int] = (),
 ) -> Genomes | None:
     """Return the dynamic program's solution [V], repaired to the true costs.
 
@@ -48,8 +52,8 @@ def solve_separable(
     budgets on other dimensions than the first, `repair` settles.
     """
     dimension = next(d for d in (LATENCY, ENERGY, SIZE) if np.isfinite(budgets_D[d]))
-    savings, fixed_cost = single_costs(explorer, start_V, dimension)
-    fixed = [] if explorer.size_column is None else [explorer.size_column]
+    fixed = {*fixed, *explorer.family("imgsz")}
+    savings, fixed_cost = single_costs(explorer, start_V, dimension, fixed)
     budget = inner = float(budgets_D[dimension])
     best = start_V
     for _ in range(8):
@@ -67,25 +71,23 @@ def solve_separable(
 
 
 def single_costs(
-    explorer: Explorer, start_V: Genomes, dimension: int
+    explorer: Explorer, start_V: Genomes, dimension: int, fixed: Collection[int]
 ) -> tuple[list[Floats], float]:
     """Return what each level of each variable adds to a cost when moved alone, and the start's.
 
-    The input size does not move: it has one level.
+    Variables in `fixed` do not move: they have one level.
     """
     moves = [
         (v, level)
         for v, upper in enumerate(explorer.upper_V)
-        if v != explorer.size_column
+        if v not in fixed
         for level in range(1, upper + 1)
     ]
     genomes_NV = np.repeat(start_V[None], len(moves) + 1, axis=0)
     for row, (v, level) in enumerate(moves, start=1):
         genomes_NV[row, v] = level
     costs_N = explorer.costs(genomes_NV)[:, dimension]
-    columns = [
-        np.zeros(1 if v == explorer.size_column else u + 1) for v, u in enumerate(explorer.upper_V)
-    ]
+    columns = [np.zeros(1 if v in fixed else u + 1) for v, u in enumerate(explorer.upper_V)]
     for (v, level), cost in zip(moves, costs_N[1:], strict=True):
         columns[v][level] = cost - costs_N[0]
     return columns, float(costs_N[0])

@@ -39,7 +39,7 @@ STEPPED = 2  # points of the front whose neighbours are all considered
 PAIRS = 128  # changes of two variables considered
 SPREAD = 0.5  # standard deviation of the log of a perturbed sensitivity
 PATIENCE = 6  # generations without growth of the front before it is taken to be final
-GROWTH = 1e-4  # relative growth of the hypervolume that counts
+GROWTH = 1e-5  # relative growth of the hypervolume that counts
 
 
 class Stagnant(Stop):

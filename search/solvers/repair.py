@@ -5,7 +5,7 @@ Axis letters: N genomes, V variables, D dimensions of cost.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ def repair(
     losses: Sequence[Floats],
     costs: Costs,
     budgets_D: Floats,
-    fixed: Sequence[int] = (),
+    fixed: Collection[int] = (),
 ) -> Genomes | None:
     """Step to a genome that keeps the budgets, then give back what the budgets leave room for.
 
@@ -58,7 +58,7 @@ def _filled(
     losses: Sequence[Floats],
     costs: Costs,
     budgets_D: Floats,
-    fixed: Sequence[int],
+    fixed: Collection[int],
 ) -> Genomes:
     """Take the affordable step that gains most until there is none."""
     while True:
@@ -74,7 +74,7 @@ def _filled(
 
 
 def neighbours(
-    genome_V: Genomes, losses: Sequence[Floats], fixed: Sequence[int] = ()
+    genome_V: Genomes, losses: Sequence[Floats], fixed: Collection[int] = ()
 ) -> tuple[Genomes, npt.NDArray[np.float64]]:
     """Return all genomes with one variable at another level [N, V], and the losses they add [N]."""
     free = [v for v in range(len(losses)) if v not in fixed]

@@ -94,6 +94,22 @@ def decompose(parts: Parts, start_V: Genomes, upper_V: Genomes) -> Terms:
     return Terms(start_V, upper_V, fixed_D, tuple(_absorbed(tables)))
 
 
+def restricted(terms: Terms, columns: Sequence[int]) -> Terms:
+    """Return the same costs with only some variables free; the others stay at `start_V`."""
+    free = set(columns)
+    upper_V = np.where([v in free for v in range(len(terms.upper_V))], terms.upper_V, 0)
+    tables: dict[Scope, Floats] = {}
+    fixed_D = terms.fixed_D
+    for factor in terms.factors:
+        scope = tuple(v for v in factor.variables if v in free)
+        table = factor.costs[tuple(slice(None) if v in free else 0 for v in factor.variables)]
+        if scope:
+            tables[scope] = tables.get(scope, 0.0) + table
+        else:
+            fixed_D = fixed_D + table
+    return Terms(terms.start_V, upper_V, fixed_D, tuple(_absorbed(tables)))
+
+
 def _touching(parts: Parts, start_V: Genomes, upper_V: Genomes, start_PD: Floats) -> Genomes:
     """Tell for each variable [V, P] whether it changes a part's cost when moved alone."""
     moves = [(v, level) for v, upper in enumerate(upper_V) for level in range(1, upper + 1)]

@@ -129,3 +129,47 @@ def test_limits_come_tightest_first(tx2: Problem) -> None:
 def test_an_untrained_model_has_the_classes_of_the_data_set() -> None:
     untrained = problem(weights="yolov5n.yaml", imgsz=(320,))
     assert untrained.detector.names == untrained.validation.names
+
+
+def test_a_single_value_under_uniform_is_applied_everywhere() -> None:
+    fixed = problem(method="uniform", prune="none", bits=(5,), act_bits=(8,), latency=("100%",))
+    assert len(fixed.space.upper) == 0
+    candidate = fixed.space.decode(np.zeros(0, dtype=np.int64))
+    free = [layer for layer, _, _ in candidate.bits if layer not in fixed.space.network.ignored]
+    assert {(w, a) for layer, w, a in candidate.bits if layer in free} == {(5, 8)}
+    assert {(w, a) for _, w, a in fixed.dense().bits} == {(16, 16)}
+    assert fixed.limits[0].latency_ms == pytest.approx(fixed.cost(fixed.dense()).latency_ms)
+
+
+@pytest.mark.parametrize(
+    ("given", "pairs"),
+    [
+        ({"bits": (6,)}, [(6, 16)]),
+        ({"act_bits": (8,)}, [(16, 8)]),
+        ({"bits": (6, 8), "act_bits": (8,)}, [(16, 16), (8, 8), (6, 8)]),
+    ],
+)
+def test_uniform_varies_only_what_has_several_values(
+    given: dict[str, object], pairs: list[tuple[int, int]]
+) -> None:
+    settings = read_settings({"latency": ("30ms",), "method": "uniform", **given})
+    found = useful_bits(load_profile("jetson-xavier-nx"), settings)
+    if len(pairs) == 1:
+        assert found == pairs
+    else:
+        assert set(pairs) <= set(found)
+
+
+def test_an_unreachable_budget_says_what_would_help(tx2: Problem) -> None:
+    lowest_ms = cheapest(tx2).latency_ms
+    with pytest.raises(InfeasibleError) as caught:
+        problem(latency=(f"{0.9 * lowest_ms}ms",), imgsz=(320, 256))
+    text = str(caught.value)
+    nearest = re.search(r"--latency ([\d.]+)ms is the nearest", text)
+    assert nearest is not None
+    assert problem(latency=(f"{nearest[1]}ms",), imgsz=(320, 256)).limits
+    smaller = re.search(r"--imgsz (\d+)\) would", text)
+    assert smaller is not None
+    assert problem(latency=(f"{0.9 * lowest_ms}ms",), imgsz=(int(smaller[1]),)).limits
+    assert "--target" in text
+    assert "do not depend on the layers" in text
