@@ -5,12 +5,13 @@ pass. Each sees what really arrives (channels missing, activations rounded, erro
 before it) and gets, before it runs:
 
 1. the weights that best predict the *dense* network's output of that convolution from it: ridge
-   regression that shrinks to the weights as they were,
+   regression that shrinks to the weights as they were, as far as the images say,
 
        W' = W + R^T X (X^T X + lambda I)^-1,    R = Y - X W^T (all centred),
 
 2. where it has a sparsity pattern, the weights that are kept, fitted again (`spaces.sparsity`),
-3. where its weights have few bits, their rounding with X^T X as Hessian (GPTQ, arXiv 2210.17323),
+3. where its weights have few bits, the grid and the rounding that cost least with X^T X as Hessian
+   (`spaces.quantization.rounding.auto`),
 4. the bias that gives every output channel its dense mean.
 
 The regression as in Channel Pruning (He et al., arXiv 1707.06168), one layer after the other as in
@@ -31,19 +32,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from evaluators.refit import store
 from hw_models.workload import ConvShape
 from spaces.groups import Network
-from spaces.quantization.calibrators import weight_scales
 from spaces.quantization.grid import ActivationScales, is_quantized
-from spaces.quantization.rounding import Rounding, gptq, nearest
+from spaces.quantization.patches import patches, sample_positions
+from spaces.quantization.rounding.auto import WeightRounding, auto
 from spaces.quantization.simulate import quantize
 from spaces.sparsity.pattern import Pattern
 from spaces.sparsity.sparsify import patterns_of, sparsify
 
-RIDGE = 0.02  # of the mean variance of a layer's features
+RIDGES = (0.5, 0.1, 0.02, 0.005)  # of the mean variance of a layer's features
+KNOWN_SHARE = 0.75  # of the images: the others tell which ridge is best
 POSITIONS = 8192  # samples of a layer's output over all images: some times the largest F
 TINY_VARIANCE = 1e-12  # keeps a layer of dead inputs solvable
 UNTOUCHED = (16, 16)
@@ -78,7 +79,7 @@ def measure_outputs(net: nn.Module, network: Network, images: Tensor) -> DenseOu
 
     def record(name: str, y_NOHW: Tensor) -> None:
         flat_NOP = y_NOHW.flatten(2)
-        chosen_Np = positions[name] = _positions(len(images), flat_NOP.shape[2])
+        chosen_Np = positions[name] = sample_positions(len(images), flat_NOP.shape[2], POSITIONS)
         index_NOp = chosen_Np[:, None].expand(-1, flat_NOP.shape[1], -1)
         outputs[name] = flat_NOP.gather(2, index_NOp).transpose(1, 2).flatten(0, 1)
 
@@ -105,6 +106,7 @@ def reconstruct(
     bits: Mapping[str, tuple[int, int]],
     scales: ActivationScales | None = None,
     patterns: Mapping[str, str] | None = None,
+    round_weight: WeightRounding = auto,
 ) -> None:
     """Fit, round and install the bits of all convolutions of a sliced network, in place.
 
@@ -119,6 +121,7 @@ def reconstruct(
         bits: (weight_bits, act_bits) by convolution; 16 for a convolution that is not named.
         scales: Activation scales of the dense network; needed where an activation has a grid.
         patterns: Sparsity pattern by convolution; dense for one that is not named.
+        round_weight: How weights of few bits are rounded; zeros stay zeros.
 
     Raises:
         InputError: If a name is no convolution or no pattern, a scale is missing, or a width has no
@@ -135,8 +138,10 @@ def reconstruct(
         changed |= not whole or is_quantized(weight_bits) or is_quantized(act_bits)
         changed |= pattern is not None
         if changed:
-            x_PF = _samples(conv, x_NIHW, dense.positions[layer])
-            fitted = _fit(conv, x_PF, dense.outputs[layer][:, kept_O], weight_bits, pattern)
+            x_PF = patches(conv, x_NIHW, dense.positions[layer])
+            fitted = _fit(
+                conv, x_PF, dense.outputs[layer][:, kept_O], weight_bits, pattern, round_weight
+            )
             store(net, layer, *fitted)
 
     handles = []
@@ -157,7 +162,12 @@ def reconstruct(
 
 
 def _fit(
-    conv: nn.Conv2d, x_PF: Tensor, y_PO: Tensor, weight_bits: int, pattern: Pattern | None
+    conv: nn.Conv2d,
+    x_PF: Tensor,
+    y_PO: Tensor,
+    weight_bits: int,
+    pattern: Pattern | None,
+    round_weight: WeightRounding,
 ) -> tuple[Tensor, Tensor]:
     """Return the new weight of a convolution and the shift of its output [O].
 
@@ -173,47 +183,79 @@ def _fit(
     for weight, of_x_PF, of_y_PO in parts:
         x_F, y_O = of_x_PF.mean(0), of_y_PO.mean(0)
         x_PF, y_PO = of_x_PF - x_F, of_y_PO - y_O
-        second_FF = x_PF.T @ x_PF / len(x_PF)
-        fitted = _regress(weight, x_PF, y_PO, second_FF)
-        rounding: Rounding = gptq
+        missed_PO = y_PO - x_PF @ weight.flatten(1).T
+        split = round(len(x_PF) * KNOWN_SHARE)  # samples are in the order of images
+        known = _Moments.of(x_PF[:split], missed_PO[:split])
+        held = _Moments.of(x_PF[split:], missed_PO[split:])
+        fitted = _regress(weight, known, held)
+        second_FF = known.and_also(held).inputs_FF
         if pattern is not None:
             fitted = sparsify(fitted, pattern, second_FF)
-            rounding = nearest  # what was removed stays so
         if is_quantized(weight_bits):
-            fitted = rounding(fitted, second_FF, weight_scales(fitted, weight_bits), weight_bits)
+            fitted = round_weight(fitted, second_FF, weight_bits)
         weights.append(fitted)
         shifts.append(y_O - fitted.flatten(1) @ x_F)
     shift = torch.cat(shifts)
     return torch.cat(weights), shift if conv.bias is None else shift - conv.bias
 
 
-def _regress(weight: Tensor, x_PF: Tensor, y_PO: Tensor, second_FF: Tensor) -> Tensor:
-    """Return the weight that predicts y best from x, both centred."""
-    missed_PO = y_PO - x_PF @ weight.flatten(1).T
-    ridge = RIDGE * second_FF.diagonal().mean() + TINY_VARIANCE
-    factor = torch.linalg.cholesky(second_FF + ridge * torch.eye(len(second_FF)))
-    change_FO = torch.cholesky_solve(x_PF.T @ missed_PO / len(x_PF), factor)
-    return weight + change_FO.T.reshape(weight.shape)
+def _regress(weight: Tensor, known: _Moments, held: _Moments) -> Tensor:
+    """Return the weight that predicts what is missed at the output best.
+
+    How far it may move is chosen by evidence: by the ridge with which the weight fitted to some
+    images does best on the others, which may be no change at all. What missing channels lose can be
+    predicted well, what 8-bit activations lose can hardly be.
+
+    Args:
+        weight: [O, I, kh, kw].
+        known: Of the images to fit to.
+        held: Of the others.
+    """
+    both = known.and_also(held)
+    best, least = None, 0.0
+    for ridge in RIDGES:
+        error = held.error(known.solve(ridge))
+        if error < least:
+            best, least = ridge, error
+    return weight if best is None else weight + both.solve(best).reshape(weight.shape)
 
 
-def _positions(images: int, size: int) -> Tensor:
-    """Choose positions of a map of `size` cells in each image, always the same ones, [N, p]."""
-    count = min(size, -(-POSITIONS // images))
-    generator = torch.Generator().manual_seed(0)
-    rows = [torch.randperm(size, generator=generator)[:count] for _ in range(images)]
-    return torch.stack(rows)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Moments:
+    """Second moments of P centred samples.
 
+    Attributes:
+        count: P.
+        inputs_FF: x^T x / P.
+        missed_OF: m^T x / P with m = y - W x, what the layer's weights miss.
+    """
 
-def _samples(conv: nn.Conv2d, x_NIHW: Tensor, positions_Np: Tensor) -> Tensor:
-    """Return what a convolution reads at some positions of its output, [P, F]."""
-    (kernel_h, kernel_w), (stride_h, stride_w) = conv.kernel_size, conv.stride
-    pad_h, pad_w = cast("tuple[int, int]", conv.padding)
-    columns = (x_NIHW.shape[3] + 2 * pad_w - kernel_w) // stride_w + 1
-    top_Np = positions_Np // columns * stride_h
-    left_Np = positions_Np % columns * stride_w
-    padded_NHWI = pad(x_NIHW, (pad_w, pad_w, pad_h, pad_h)).permute(0, 2, 3, 1)
-    image = torch.arange(len(x_NIHW)).view(-1, 1, 1, 1)
-    row = top_Np[:, :, None, None] + torch.arange(kernel_h)[:, None]
-    column = left_Np[:, :, None, None] + torch.arange(kernel_w)
-    taps_NpkkI = padded_NHWI[image, row, column]
-    return taps_NpkkI.permute(0, 1, 4, 2, 3).reshape(positions_Np.numel(), -1)
+    count: int
+    inputs_FF: Tensor
+    missed_OF: Tensor
+
+    @classmethod
+    def of(cls, x_PF: Tensor, missed_PO: Tensor) -> _Moments:
+        """Measure samples."""
+        return cls(len(x_PF), x_PF.T @ x_PF / len(x_PF), missed_PO.T @ x_PF / len(x_PF))
+
+    def and_also(self, other: _Moments) -> _Moments:
+        """Return the moments of both sets of samples."""
+        count = self.count + other.count
+        share = other.count / count
+        return _Moments(
+            count,
+            self.inputs_FF.lerp(other.inputs_FF, share),
+            self.missed_OF.lerp(other.missed_OF, share),
+        )
+
+    def solve(self, ridge: float) -> Tensor:
+        """Return the change of the weights [O, F] of ridge regression."""
+        strength = ridge * self.inputs_FF.diagonal().mean() + TINY_VARIANCE
+        factor = torch.linalg.cholesky(self.inputs_FF + strength * torch.eye(len(self.inputs_FF)))
+        return torch.cholesky_solve(self.missed_OF.T, factor).T
+
+    def error(self, change_OF: Tensor) -> float:
+        """Return by how much the squared error grows with a change of the weights."""
+        grown_OF = change_OF @ self.inputs_FF - 2 * self.missed_OF
+        return float((grown_OF * change_OF).sum())

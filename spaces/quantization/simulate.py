@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,16 +20,33 @@ from spaces.quantization.grid import (
 )
 
 
+class ActivationRounding(ABC):
+    """A forward pre-hook that rounds the input of a convolution. Each kind of grid is a subclass.
+
+    Frozen dataclasses: copied and pickled with the network.
+    """
+
+    __slots__ = ()
+
+    @abstractmethod
+    def rounded(self, x: Tensor) -> Tensor:
+        """Round a tensor [N, I, H, W]; the result is a new one."""
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+        """Return the rounded input."""
+        return (self.rounded(args[0]),)
+
+
 @dataclass(frozen=True, slots=True)
-class InputRounding:
-    """A forward pre-hook that rounds the input of a convolution to its grid."""
+class InputRounding(ActivationRounding):
+    """Rounds to a symmetric grid with a step known before: what `spaces.export` writes."""
 
     scale: float
     bits: int
 
-    def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
-        """Return the rounded input."""
-        return (round_activations(args[0], self.scale, self.bits),)
+    def rounded(self, x: Tensor) -> Tensor:
+        """Round to the nearest multiple of the step that the grid has."""
+        return round_activations(x, self.scale, self.bits)
 
 
 @torch.no_grad()
@@ -59,21 +77,24 @@ def quantize(
             rounded = integer_weights(conv.weight, steps, weight_bits)
             conv.weight.copy_(rounded * steps.view(-1, 1, 1, 1))
         if is_quantized(act_bits):
-            _remove_rounding(conv)
-            conv.register_forward_pre_hook(
-                InputRounding(input_scale(scales, name, act_bits), act_bits)
-            )
+            round_input(conv, InputRounding(input_scale(scales, name, act_bits), act_bits))
+
+
+def round_input(conv: nn.Conv2d, rounding: ActivationRounding) -> None:
+    """Let a convolution read its input rounded, and no longer rounded as before."""
+    _remove_rounding(conv)
+    conv.register_forward_pre_hook(rounding)
 
 
 def remove_input_rounding(net: nn.Module) -> None:
-    """Remove the hooks that `quantize` put on convolutions, in place."""
+    """Remove the hooks that `quantize` and `round_input` put on convolutions, in place."""
     for module in net.modules():
         _remove_rounding(module)
 
 
 def _remove_rounding(module: nn.Module) -> None:
     hooks = module._forward_pre_hooks
-    for key in [key for key, hook in hooks.items() if isinstance(hook, InputRounding)]:
+    for key in [key for key, hook in hooks.items() if isinstance(hook, ActivationRounding)]:
         del hooks[key]
 
 

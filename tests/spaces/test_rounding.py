@@ -11,8 +11,9 @@ from torch import Tensor
 
 from spaces.quantization.calibrators import weight_scales
 from spaces.quantization.grid import QUANTIZED_BITS, steps_on_grid
-from spaces.quantization.rounding import ROUNDINGS, Rounding, gptq, layer_error, nearest
-from spaces.quantization.rounding.gptq import DAMPING, inverse_factor
+from spaces.quantization.rounding import ROUNDINGS, Rounding, gptq, layer_error, nearest, obq
+from spaces.quantization.rounding.auto import auto, candidate_grids, fixed
+from spaces.quantization.rounding.gptq import DAMPING, damped, inverse_factor
 
 ALL_BITS = list(QUANTIZED_BITS)
 
@@ -29,7 +30,7 @@ def steps_of(weight_OF: Tensor, bits: int) -> Tensor:
     return weight_scales(weight_OF[:, :, None, None], bits)
 
 
-@pytest.mark.parametrize("bits", ALL_BITS)
+@pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("rounding", ROUNDINGS.values(), ids=ROUNDINGS)
 class TestRoundingConformance:
     """What `Rounding` promises, for every one that is listed."""
@@ -72,6 +73,12 @@ class TestRoundingConformance:
         of_nearest = layer_error(weight, nearest(weight, hessian, steps, bits), hessian).sum()
         found = layer_error(weight, rounding(weight, hessian, steps, bits), hessian).sum()
         assert found <= of_nearest * 1.0001
+
+    def test_zeros_stay_zeros(self, rounding: Rounding, bits: int) -> None:
+        weight, hessian = layer(5, 24)
+        weight[:, 1::3] = 0  # pruned
+        rounded = rounding(weight, hessian, steps_of(weight, bits), bits)
+        assert (rounded[:, 1::3] == 0).all()
 
     def test_dead_features_are_no_trouble(self, rounding: Rounding, bits: int) -> None:
         weight, _ = layer(3, 10)
@@ -126,6 +133,50 @@ class TestGptq:
         assert float(layer_error(weight, in_blocks, hessian).sum()) == pytest.approx(
             error, rel=0.05
         )
+
+
+class TestObq:
+    def test_one_block_follows_the_paper(self) -> None:
+        """Against the loop of the paper with a real inverse after every weight."""
+        weight, hessian = layer(1, 7, seed=3)
+        steps, top = steps_of(weight, 3), 3
+        free, row = list(range(7)), weight[0].double().clone()
+        full = damped(hessian).double()
+        while free:
+            inverse = torch.linalg.inv(full[free][:, free])
+            rounded = (row[free] / steps[0]).round().clamp(-top, top) * steps[0]
+            error = row[free] - rounded
+            cost = error.square() / inverse.diagonal()
+            cost[error.abs() > steps[0] / 2 * 1.001] = -1
+            place = int(cost.argmin())
+            row[free] -= inverse[:, place] * error[place] / inverse[place, place]
+            row[free[place]] = rounded[place]
+            del free[place]
+        found = obq(weight, hessian, steps, 3)[0]
+        torch.testing.assert_close(found, row.float(), rtol=1e-4, atol=1e-5)
+
+    def test_blocks_cost_little(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        weight, hessian = layer(8, 60)
+        steps = steps_of(weight, 3)
+        whole = layer_error(weight, obq(weight, hessian, steps, 3), hessian).sum()
+        monkeypatch.setattr(importlib.import_module("spaces.quantization.rounding.obq"), "BLOCK", 9)
+        in_blocks = layer_error(weight, obq(weight, hessian, steps, 3), hessian).sum()
+        assert float(in_blocks) < 1.5 * float(whole)
+
+
+class TestAuto:
+    @pytest.mark.parametrize("bits", [3, 4, 8])
+    def test_no_row_is_worse_than_with_gptq_on_any_calibrated_grid(self, bits: int) -> None:
+        weight, hessian = layer(10, 40)
+        found = layer_error(weight, auto(weight, hessian, bits), damped(hessian))
+        for grid in candidate_grids(weight, bits):
+            other = layer_error(weight, gptq(weight, hessian, grid, bits), hessian)
+            assert (found <= 1.05 * other).all()  # descent looks at the damped Hessian
+
+    def test_a_fixed_choice_is_that_method(self) -> None:
+        weight, hessian = layer(4, 20)
+        expected = gptq(weight, hessian, steps_of(weight, 4), 4)
+        assert torch.equal(fixed("mse", gptq)(weight, hessian, 4), expected)
 
 
 @pytest.mark.parametrize("bits", ALL_BITS)

@@ -27,6 +27,7 @@ def adaquant(weight: Tensor, hessian_FF: Tensor, steps_O: Tensor, bits: int) -> 
     """
     top = largest_integer(bits)
     rows_OF = weight.detach().flatten(1).float()
+    used_OF = rows_OF != 0  # what was pruned stays so
     unit_FF = normalised(hessian_FF)
     change_OF = torch.zeros_like(rows_OF, requires_grad=True)  # in given steps
     log_O = torch.zeros_like(steps_O, requires_grad=True)
@@ -39,7 +40,7 @@ def adaquant(weight: Tensor, hessian_FF: Tensor, steps_O: Tensor, bits: int) -> 
             now_O1 = (steps_O * log_O.exp())[:, None]
             wanted_OF = (rows_OF + change_OF * steps_O[:, None]) / now_O1
             inside_OF = wanted_OF.clamp(-top, top)
-            integers_OF = inside_OF + (inside_OF.round() - inside_OF).detach()
+            integers_OF = inside_OF + (inside_OF.round() * used_OF - inside_OF).detach()
             rounded_OF = integers_OF * now_O1
             missed_OF = (rounded_OF - rows_OF) / steps_O[:, None]
             loss = 2 * ((missed_OF @ unit_FF).detach() * missed_OF).sum()

@@ -46,7 +46,7 @@ def adaround(weight: Tensor, hessian_FF: Tensor, steps_O: Tensor, bits: int) -> 
             loss.backward()
             optimizer.step()
     decided_OF = (floor_OF + (_up(choice_OF.detach()) >= 0.5)).clamp(-top, top)
-    learnt = (decided_OF * steps_O[:, None]).view(weight.shape)
+    learnt = (decided_OF * steps_O[:, None]).view(weight.shape) * (weight != 0)
     return better_rows(weight, hessian_FF, nearest(weight, hessian_FF, steps_O, bits), learnt)
 
 

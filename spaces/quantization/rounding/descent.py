@@ -25,13 +25,19 @@ BLOCK = 64  # features between two products with the whole Hessian
 
 def descent(weight: Tensor, hessian_FF: Tensor, steps_O: Tensor, bits: int) -> Tensor:
     """Round by GPTQ, then improve weight by weight; see `Rounding`."""
-    start = gptq(weight, hessian_FF, steps_O, bits).flatten(1)
+    return improved(weight, gptq(weight, hessian_FF, steps_O, bits), hessian_FF, steps_O, bits)
+
+
+def improved(
+    weight: Tensor, rounded: Tensor, hessian_FF: Tensor, steps_O: Tensor, bits: int
+) -> Tensor:
+    """Return a rounding that is better than one given; arguments as in `Rounding`."""
     weight_FO, rounded_FO = (
-        np.ascontiguousarray(x.detach().flatten(1).T.float().numpy()) for x in (weight, start)
+        x.detach().flatten(1).T.float().contiguous().numpy().copy() for x in (weight, rounded)
     )
-    top = largest_integer(bits)
+    hessian = damped(hessian_FF).numpy()
     for _ in range(PASSES):
-        _improve(weight_FO, rounded_FO, damped(hessian_FF).numpy(), steps_O.numpy(), top)
+        _improve(weight_FO, rounded_FO, hessian, steps_O.numpy(), largest_integer(bits))
     return torch.from_numpy(rounded_FO).T.reshape(weight.shape).contiguous()
 
 
@@ -47,9 +53,10 @@ def _improve(
         block = slice(start, start + BLOCK)
         pull_BO = hessian_FF[block] @ (weight_FO - rounded_FO)
         hessian_BB = hessian_FF[block, block]
-        rounded_BO = rounded_FO[block]  # a view
+        weight_BO, rounded_BO = weight_FO[block], rounded_FO[block]  # views
         for feature in range(len(pull_BO)):
             wanted_O = rounded_BO[feature] + pull_BO[feature] / hessian_BB[feature, feature]
             best_O = np.clip(np.rint(wanted_O / steps_O), -top, top) * steps_O
+            best_O *= weight_BO[feature] != 0  # what was pruned stays so
             pull_BO -= hessian_BB[:, feature, None] * (best_O - rounded_BO[feature])
             rounded_BO[feature] = best_O

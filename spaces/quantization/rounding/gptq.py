@@ -59,12 +59,13 @@ def _round_in_order(
 ) -> None:
     """Round in place, feature 0 first."""
     features = len(weight_FO)
+    used_FO = weight_FO != 0  # what was pruned stays so
     for start in range(0, features, BLOCK):
         stop = min(start + BLOCK, features)
         errors_BO = np.empty((stop - start, weight_FO.shape[1]), dtype=np.float32)
         for feature in range(start, stop):
             now_O = weight_FO[feature]
-            rounded_O = np.clip(np.rint(now_O / steps_O), -top, top) * steps_O
+            rounded_O = np.clip(np.rint(now_O / steps_O), -top, top) * steps_O * used_FO[feature]
             error_O = (now_O - rounded_O) / factor_FF[feature, feature]
             later = slice(feature + 1, stop)
             weight_FO[later] -= factor_FF[feature, later, None] * error_O

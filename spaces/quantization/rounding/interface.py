@@ -10,8 +10,8 @@ from torch import Tensor
 class Rounding(Protocol):
     """Rounds one layer. Every rounding is a function of this form, listed in ROUNDINGS.
 
-    Its results lie on a symmetric grid of the bit width; rows do not depend on each other, and a
-    weight that is on the given grid stays as it is.
+    Its results lie on a symmetric grid of the bit width; rows do not depend on each other, a weight
+    that is on the given grid stays as it is, and zeros (what was pruned) stay zeros.
     """
 
     def __call__(self, weight: Tensor, hessian_FF: Tensor, steps_O: Tensor, bits: int) -> Tensor:

@@ -29,17 +29,20 @@ def obq(weight: Tensor, hessian_FF: Tensor, steps_O: Tensor, bits: int) -> Tenso
     order_F = hessian_FF.diagonal().argsort(descending=True, stable=True)
     factor_FF = inverse_factor(hessian_FF[order_F][:, order_F])
     free_OF = weight.detach().flatten(1)[:, order_F].float().clone()
+    used_OF = free_OF != 0  # what was pruned stays so
+    top = largest_integer(bits)
     for start in range(0, free_OF.shape[1], BLOCK):
         block = slice(start, min(start + BLOCK, free_OF.shape[1]))
         factor_BB = factor_FF[block, block]
         before_OB = free_OF[:, block].clone()
-        rounded_OB = _greedy(before_OB, factor_BB.T @ factor_BB, steps_O, largest_integer(bits))
+        inverse_BB = factor_BB.T @ factor_BB
+        rounded_OB = _greedy(before_OB, used_OF[:, block], inverse_BB, steps_O, top)
         free_OF[:, block] = rounded_OB
         later = slice(block.stop, None)
         free_OF[:, later] += _from_block(factor_BB, factor_FF[block, later], rounded_OB - before_OB)
-    rounded = torch.empty_like(free_OF)
-    rounded[:, order_F] = free_OF
-    return rounded.view(weight.shape)
+    rounded_OF = torch.empty_like(free_OF)
+    rounded_OF[:, order_F] = free_OF
+    return rounded_OF.view(weight.shape)
 
 
 def _from_block(factor_BB: Tensor, factor_BL: Tensor, change_OB: Tensor) -> Tensor:
@@ -50,14 +53,16 @@ def _from_block(factor_BB: Tensor, factor_BL: Tensor, change_OB: Tensor) -> Tens
     return change_OB @ torch.linalg.solve_triangular(factor_BB, factor_BL, upper=True)
 
 
-def _greedy(weight_OB: Tensor, inverse_BB: Tensor, steps_O: Tensor, top: int) -> Tensor:
+def _greedy(
+    weight_OB: Tensor, used_OB: Tensor, inverse_BB: Tensor, steps_O: Tensor, top: int
+) -> Tensor:
     """Round the features of a block, in each row the cheapest first."""
-    weight_OB = weight_OB.clone()
+    weight_OB, result_OB = weight_OB.clone(), torch.zeros_like(weight_OB)
     inverse_OBB = inverse_BB.expand(len(weight_OB), -1, -1).clone()
     rows = torch.arange(len(weight_OB))
     done_OB = torch.zeros_like(weight_OB, dtype=torch.bool)
     for _ in range(weight_OB.shape[1]):
-        integers_OB = (weight_OB / steps_O[:, None]).round().clamp(-top, top)
+        integers_OB = (weight_OB / steps_O[:, None]).round().clamp(-top, top) * used_OB
         error_OB = weight_OB - integers_OB * steps_O[:, None]
         pivots_OB = inverse_OBB.diagonal(dim1=1, dim2=2).clamp_min(TINY_PIVOT)
         cost_OB = error_OB.square() / pivots_OB
@@ -68,7 +73,7 @@ def _greedy(weight_OB: Tensor, inverse_BB: Tensor, steps_O: Tensor, top: int) ->
         column_OB = inverse_OBB[rows, :, chosen_O]
         pivot_O = pivots_OB[rows, chosen_O]
         weight_OB -= column_OB * (error_OB[rows, chosen_O] / pivot_O)[:, None]
-        weight_OB[rows, chosen_O] = integers_OB[rows, chosen_O] * steps_O
+        result_OB[rows, chosen_O] = integers_OB[rows, chosen_O] * steps_O
         done_OB[rows, chosen_O] = True
         inverse_OBB -= column_OB[:, :, None] * (column_OB / pivot_O[:, None])[:, None]
-    return weight_OB
+    return result_OB
