@@ -21,12 +21,11 @@ from search.explorer import Session as Session
 from search.front import Point, pareto
 from search.methods import METHODS
 from search.problem import Problem, accuracy
+from search.promotion import promote
 from search.proxies import describe, proxies_of, smoothed
 
 log = logging.getLogger(__name__)
 
-PROMOTED = 48  # points scored on all images at most
-TIE = 1.0  # standard deviations of noise within which points are level
 STRIDE = 32  # pixels of the input for one cell of the smallest map
 
 
@@ -58,7 +57,7 @@ def verify(problem: Problem, session: Session, points: Sequence[Point]) -> list[
     front go along, and so does the least compressed model at each input size, whose subset score
     may have been unlucky. The result comes back fastest first, named p01, p02, ...
     """
-    contenders = promote(problem, points)
+    contenders = contenders_of(problem, points)
     log.info("verifying %d points on all %d images", len(contenders), len(problem.validation))
     results = session.results([p.candidate for p in contenders], "full", "verifying the front")
     verified = [
@@ -69,36 +68,20 @@ def verify(problem: Problem, session: Session, points: Sequence[Point]) -> list[
     return name_points(problem, verified)
 
 
-def promote(problem: Problem, points: Sequence[Point]) -> list[Point]:
-    """Return the points that may be on the front, allowing for noise; at most `PROMOTED` of them.
-
-    Dense points always are among them.
-    """
+def contenders_of(problem: Problem, points: Sequence[Point]) -> list[Point]:
+    """Return the points that may be on the front or a budget's pick, allowing for noise."""
     if not points:
         return []
     smooth_N, noise = smoothed([p.score for p in points], _dense_accuracy(problem, points))
-    within_N = [problem.limits[0].affordable(point.cost) for point in points]
-    floor = 0.5 * max((x for x, ok in zip(smooth_N, within_N, strict=True) if ok), default=0.0)
-    costs_NC = np.array([problem.objectives(p.cost, p.score)[1:] for p in points])
-    # How much less accurate than the best that costs no more, in units of noise.
-    behind_N = (
-        np.array(
-            [
-                smooth_N[(costs_NC <= cost).all(axis=1)].max() - smooth
-                for cost, smooth in zip(costs_NC, smooth_N, strict=True)
-            ]
-        )
-        / noise
-    )
     dense = {problem.dense(imgsz) for imgsz in problem.sizes}
-    dense_N = np.array([point.candidate in dense for point in points])
-    order = np.lexsort((-smooth_N, np.where(dense_N, -1.0, behind_N)))
-    promising = [
-        int(row)
-        for row in order
-        if dense_N[row] or (smooth_N[row] >= floor and behind_N[row] <= TIE)
-    ]
-    return [points[row] for row in promising[:PROMOTED]]
+    rows = promote(
+        smooth_N,
+        noise,
+        np.array([problem.objectives(p.cost, p.score)[1:] for p in points]),
+        np.array([[limit.affordable(p.cost) for limit in problem.limits] for p in points]),
+        np.array([point.candidate in dense for point in points]),
+    )
+    return [points[row] for row in rows]
 
 
 def _dense_accuracy(problem: Problem, points: Sequence[Point]) -> npt.NDArray[np.float64]:
