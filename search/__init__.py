@@ -7,9 +7,14 @@ A run reads from top to bottom:
 | `cli`, `settings` | what was asked? |
 | `run` | the whole way once |
 | `problem` | what is to be solved: model, data, space, target, budgets |
-| `study` | the loop: seed, ask, evaluate, tell, verify |
-| `seeding`, `optimizer` | which candidates next? |
+| `feasibility` | can the budgets be met, and what would help if not? |
+| `study`, `explorer` | the loop: explore with a method, promote, verify |
+| `methods` | which candidates next? One module a method |
+| `sensitivity`, `pricing`, `solvers`, `seeding` | exact solutions of the additive model, as seeds |
+| `optimizer`, `surrogate` | NSGA-II, and what the run has learnt to predict |
+| `proxies`, `promotion` | what do few images say, and who is scored on all of them? |
+| `measure`, `promise` | with `--measure-on`: which picks keep their budget on a real device? |
 | `actors`, `ledger` | who evaluates, and what is known already? |
-| `front`, `outputs`, `deliver`, `report` | what came of it? |
+| `front`, `stock`, `outputs`, `deliver`, `report` | what came of it? |
 | `run_folder`, `progress` | where everything lies; what is shown meanwhile |
 """
