@@ -2,4 +2,5 @@
 
 python -m benchmarks.throughput     evaluations, pool efficiency, candidates priced
 python -m benchmarks.hw_models      error of the hardware models on rows they were not fitted on
+python -m benchmarks.patterns       sparsity patterns: storage, accuracy kept, predicted gains
 """

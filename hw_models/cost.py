@@ -47,8 +47,8 @@ _WIDER = 1.5
 """The interval's width grows by this factor when extrapolating."""
 _IMAGE = 4
 """Images have kernels of their own, which pad to this many channels."""
-_INDEX_BITS = {"unstructured": 1.0, "2ep": 5 / 9, "3ep": 5 / 9, "2:4": 1.0}
-"""Stored bits a weight to say which are kept: a bit mask; one of at most 32 patterns a 3x3 kernel;
+_INDEX_BITS = {"unstructured": 1.0, "2ep": 4 / 9, "3ep": 4 / 9, "2:4": 1.0}
+"""Stored bits a weight to say which are kept: a bit mask; one of at most 16 patterns a 3x3 kernel;
 two bits for each kept weight of 2:4."""
 
 

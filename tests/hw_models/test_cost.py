@@ -149,7 +149,7 @@ def test_size_counts_bits_density_and_the_index_of_kept_weights() -> None:
     dense = CostModel(toy()).predict(only(CONV))
     assert dense.size_bytes == weights * 2
     sparse = replace(CONV, density=3 / 9, pattern="3ep", weight_bits=8)
-    expected = weights * (8 / 3 + 5 / 9) / 8
+    expected = weights * (8 / 3 + 4 / 9) / 8
     assert CostModel(toy()).predict(only(sparse)).size_bytes == pytest.approx(expected, rel=1e-5)
 
 
