@@ -8,6 +8,8 @@ cost.py          CostModel: latency with interval, energy, size, one value a lay
 cost_table.py    measured tables of layer times, as SPDY publishes them
 points.py        measured rows (measurements/*.csv), and pricing many of them at once
 calibration.py   rows -> profile; latency_fit.py and energy_fit.py do the fitting
+live.py          what is measured on a live CPU worker, and the plan of its profile
+probes.py probe_graph.py   the networks of that: ONNX file and Workload from one description
 measurement.py   Measurement, MeasureProtocol, Device: what was measured, how, on what
 device.proto     what a device worker understands; device_pb2.py is generated from it
 client.py        a connection to one worker; gRPC's errors become ours here
@@ -15,6 +17,7 @@ pool.py          measuring on whichever device is free and well
 leases.py golden.py   who may use a device; the network that shows whether it is well
 worker/          the program that runs on the board: a distribution of its own
 devices_cli.py   paretrim devices
+cli_options.py   how to reach protected workers: options of several commands
 cli.py           paretrim predict, paretrim calibrate
 errors.py        the errors a user can meet
 """

@@ -5,7 +5,8 @@ coefficients, or what they are transferred from. `calibrate` keeps these and rew
 fitted: coefficients, traffic, fixed time, energy, intervals, and the residuals they leave.
 Intervals come from the errors on networks left out of the fit, one at a time.
 
-Only rows of role `calibrate` are ever used here.
+Only rows of role `calibrate` are ever fitted. A plan with `report_validate` has the error on the
+rows of role `validate` noted in the residuals.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ import numpy as np
 import yaml
 
 from hw_models.cost import Vector
-from hw_models.device import profile_from_dict
+from hw_models.device import DeviceProfile, profile_from_dict
 from hw_models.energy_fit import fit_energy
 from hw_models.errors import InputError
 from hw_models.latency_fit import LatencyFit
-from hw_models.points import LATENCY, Point
+from hw_models.points import LATENCY, Fleet, Point
 
 FITTED = ("coefficients", "traffic", "fixed_us", "energy", "intervals", "residuals")
 """Keys of a profile that calibration writes; all others are facts or plan."""
@@ -66,22 +67,46 @@ def calibrate(content: Mapping[str, Any], points: Sequence[Point]) -> dict[str, 
     solution = fit.solve()
     errors, left_out = fit.errors(solution), fit.left_out_errors(solution)
     fitted, fixed = fit.profile(solution)
-    intervals = _intervals(fitted["coefficients"], timed, left_out, fit.weights)
+    of_intervals = np.asarray(
+        [p.origin == facts["plan"].get("interval_origin", p.origin) for p in timed]
+    )
+    intervals = _intervals(fitted["coefficients"], timed, left_out, fit.weights * of_intervals)
     draft = profile_from_dict(
         fit.draft(fitted) | {"intervals": intervals}, str(facts.get("name", "plan"))
     )
     energy, energy_errors = fit_energy(facts, draft, rows)
-    residuals = {
+    residuals: dict[str, Any] = {
         "fixed_us_by_origin": fixed,
         "latency": _summary(timed, errors, left_out),
         "networks": _by_network(timed, errors),
         "energy": {"rows": len(energy_errors)}
         | ({"mape_percent": _mape(energy_errors)} if len(energy_errors) else {}),
     }
+    if facts["plan"].get("report_validate"):
+        residuals["held_out"] = _held_out(draft, fixed, points)
     result = facts | fitted | {
         "energy": asdict(energy), "intervals": intervals, "residuals": residuals
     }  # fmt: skip
     return {key: _rounded(value) if key in FITTED else value for key, value in result.items()}
+
+
+def _held_out(
+    profile: DeviceProfile, fixed_us: Mapping[str, float], points: Sequence[Point]
+) -> dict[str, Any]:
+    """Return the error on networks that were never fitted, by precision."""
+    held = [point for point in points if point.role == "validate" and point.metric == LATENCY]
+    if not held:
+        return {}
+    fleet = Fleet(held)
+    errors = np.log(fleet.latency_ms(profile, fixed_us) / fleet.measured)
+    summary = {}
+    for precision in sorted({point.precision for point in held}):
+        chosen = errors[np.asarray([point.precision == precision for point in held])]
+        worst = float(100 * np.abs(np.expm1(chosen)).max())
+        summary[precision] = {
+            "rows": len(chosen), "mape_percent": _mape(chosen), "worst_percent": worst
+        }  # fmt: skip
+    return summary | {"networks": _by_network(held, errors)}
 
 
 def profile_text(content: Mapping[str, Any]) -> str:
@@ -99,7 +124,7 @@ def _intervals(
 ) -> dict[int, dict[str, Any]]:
     bits = np.asarray([point.bits for point in points])
     macs = np.asarray([point.workload.macs / 1e9 for point in points])
-    usual = np.abs(errors) < _UNEXPLAINED
+    usual = (np.abs(errors) < _UNEXPLAINED) & (weights > 0)
     result = {}
     for precision in coefficients:
         chosen = (bits == precision) & usual

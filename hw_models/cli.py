@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from hw_models.cli_options import ServerName, TlsCa, TlsCert, TlsKey, TokenFile
 from hw_models.cost import Cost, CostModel
 from hw_models.device import DEVICES, DeviceProfile, load_profile, read_profile_yaml
 from hw_models.errors import InputError
+
+if TYPE_CHECKING:
+    from hw_models.client import Credentials
 
 PRECISIONS = {"fp32": 32, "fp16": 16, "int8": 8}
 _SHOWN = ("latency_ms", "low_ms", "high_ms", "energy_mj", "size_bytes", "macs")
@@ -128,33 +134,94 @@ def _text(result: Mapping[str, Any], cost: Cost, layers: bool) -> str:
 
 
 def calibrate(
-    table: Annotated[Path, typer.Option("--from", help="table of measurements (CSV)")],
     output: Annotated[Path, typer.Option(help="profile to write (YAML)")],
+    table: Annotated[
+        Path | None, typer.Option("--from", help="table of measurements (CSV)")
+    ] = None,
+    measure_on: Annotated[
+        str | None, typer.Option(help="HOST:PORT of a worker on a CPU: measure there, minutes")
+    ] = None,
     profile: Annotated[
         str | None,
-        typer.Option(help="profile that states facts and plan [the one named like the table]"),
+        typer.Option(
+            help="with --from: profile that states facts and plan [the one named like the table]"
+        ),
     ] = None,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    token_file: TokenFile = None,
+    server_name: ServerName = "",
 ) -> None:
-    """Fit a device profile to measurements; only rows of role `calibrate` are used."""
+    """Fit a device profile to a table of measurements, or to a live device.
+
+    Only rows of role `calibrate` are fitted. What is measured on a live device is written as a
+    table beside the profile.
+    """
     from importlib.util import find_spec
 
-    from hw_models import calibration
-    from hw_models.points import read_points
-
+    if (table is None) == (measure_on is None):
+        raise InputError("calibrate: expected either --from TABLE or --measure-on HOST:PORT.")
     if find_spec("scipy") is None:
         raise InputError(
             "Fitting a profile needs scipy, which is not installed.",
             "pip install 'paretrim[search]'",
         )
+    if not output.resolve().parent.is_dir():
+        raise InputError(f"--output {output}: expected a path in a folder that is there.")
+    if table is not None:
+        fitted = _from_table(table, profile)
+    else:
+        assert measure_on is not None
+        from hw_models.client import Credentials
 
-    name = profile or table.stem
+        credentials = Credentials(tls_ca, tls_cert, tls_key, token_file, server_name)
+        fitted = _from_device(measure_on, credentials, output.with_suffix(".csv"))
+    _write(fitted, output)
+
+
+def _from_table(table: Path, profile: str | None) -> dict[str, Any]:
+    """Fit the rows of a table."""
+    from hw_models import calibration
+    from hw_models.points import read_points
+
+    beside = table.with_suffix(".yaml")
+    name = profile or (str(beside) if beside.is_file() else table.stem)
     path = Path(name) if name.endswith((".yaml", ".yml")) else DEVICES / f"{name}.yaml"
     if not path.is_file():
         raise InputError(
             f"No profile {name!r} to take facts and plan from.", "Name one with --profile."
         )
     points = read_points(table)
-    fitted = calibration.calibrate(read_profile_yaml(path), points)
+    return calibration.calibrate(read_profile_yaml(path), points)
+
+
+def _from_device(address: str, credentials: Credentials, table: Path) -> dict[str, Any]:
+    """Measure on a device, write the rows as a table, and fit them."""
+    from hw_models import live
+
+    with live.connected(address, credentials) as (pool, info):
+        precisions = live.measurable(info)
+        with Progress(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(),
+                      transient=True, disable=not sys.stdout.isatty()) as bar:  # fmt: skip
+            task = bar.add_task("measuring")
+            points = live.run_design(
+                pool,
+                live.DESIGN,
+                precisions,
+                lambda done, total, what: bar.update(
+                    task, completed=done, total=total, description=what
+                ),
+            )
+    live.write_points(table, points, f"measured on {info.kind}")
+    typer.echo(f"{len(points)} measurements: {table}")
+    return live.fit_host(info, points, precisions)
+
+
+def _write(fitted: dict[str, Any], output: Path) -> None:
+    """Write a profile and say how good it is."""
+    from hw_models import calibration
+
     calibration.write_profile(fitted, output)
     for precision, numbers in fitted["residuals"]["latency"].items():
         typer.echo(
@@ -162,4 +229,10 @@ def calibrate(
             f" networks, MAPE {numbers['mape_percent']:.1f} % fitted,"
             f" {numbers['left_out_mape_percent']:.1f} % left out"
         )
+    for precision, numbers in fitted["residuals"].get("held_out", {}).items():
+        if precision in PRECISIONS:
+            typer.echo(
+                f"{fitted['name']} {precision}: {numbers['rows']} whole networks never fitted,"
+                f" MAPE {numbers['mape_percent']:.1f} %, worst {numbers['worst_percent']:.1f} %"
+            )
     typer.echo(f"written: {output}")

@@ -226,6 +226,20 @@ class DeviceProfile:
         )
 
 
+def slowed(profile: DeviceProfile, factor: float) -> DeviceProfile:
+    """Return a profile whose every predicted time is `factor` times as long."""
+    longer = ("launch_us", "op_launch_us", "depth_ns")
+    coefficients = {
+        bits: replace(
+            numbers,
+            **{name: getattr(numbers, name) * factor for name in longer},
+            **{name: getattr(numbers, name) / factor for name in (*RATES, "bandwidth_gbs")},
+        )
+        for bits, numbers in profile.coefficients.items()
+    }
+    return replace(profile, coefficients=coefficients, fixed_us=profile.fixed_us * factor)
+
+
 def shipped_profiles() -> tuple[str, ...]:
     """Return the names of the profiles that come with the package."""
     return tuple(sorted(path.stem for path in DEVICES.glob("*.yaml")))
@@ -242,7 +256,9 @@ def load_profile(name_or_path: str | Path) -> DeviceProfile:
     if text == "host-cpu" and not path.is_file():
         raise InputError(
             "No figures are shipped for host-cpu: every CPU is another.",
-            "Fit a profile to this machine with paretrim calibrate and give its YAML file.",
+            "Start a worker on this machine (paretrim-worker --listen 127.0.0.1:50051 --runtime "
+            "onnxruntime --threads 1 --insecure), then: paretrim calibrate --measure-on "
+            "127.0.0.1:50051 --output host-cpu.yaml, and give --target host-cpu.yaml.",
         )
     if not path.is_file():
         raise InputError(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from hw_models.cli_options import ServerName, TlsCa, TlsCert, TlsKey, TokenFile
 from hw_models.client import Credentials, DeviceClient, Timeouts
 from hw_models.measurement import DeviceCallError, DeviceInfo
 
@@ -44,15 +44,11 @@ def look_at(address: str, credentials: Credentials | None = None) -> Look:
 
 def devices(
     addresses: Annotated[list[str], typer.Argument(metavar="HOST:PORT...", help="of workers")],
-    tls_ca: Annotated[
-        Path | None, typer.Option(help="certificate authority of the workers' certificates")
-    ] = None,
-    tls_cert: Annotated[Path | None, typer.Option(help="our certificate")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="its key")] = None,
-    token_file: Annotated[Path | None, typer.Option(help="holds the bearer token")] = None,
-    server_name: Annotated[
-        str, typer.Option(help="name in the workers' certificates, if it is not the host's")
-    ] = "",
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    token_file: TokenFile = None,
+    server_name: ServerName = "",
 ) -> None:
     """Show health, capabilities and queue of device workers; exit code 4 if one does not answer."""
     credentials = Credentials(tls_ca, tls_cert, tls_key, token_file, server_name)

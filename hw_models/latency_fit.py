@@ -114,12 +114,12 @@ class LatencyFit:
             factor = numbers.pop("rate", 1.0)
             numbers |= {name: numbers[name] * factor for name in RATES}
             coefficients[bits] = {name: numbers[name] for name in COEFFICIENTS}
-        traffic = _FIXED_TRAFFIC | {name: values[("traffic", name)] for name in _TRAFFIC_PRIOR}
+        shares = {name: value for (group, name), value in values.items() if group == "traffic"}
         fixed = {name: value for (group, name), value in values.items() if group == "fixed"}
         main = self.content["plan"]["fixed_origin"]
         return {
             "coefficients": {bits: coefficients[bits] for bits in sorted(coefficients)},
-            "traffic": traffic,
+            "traffic": _FIXED_TRAFFIC | shares,
             "fixed_us": fixed.get(main, _FIXED_PRIOR_US[0]),
         }, fixed
 
@@ -143,6 +143,13 @@ class LatencyFit:
         self, keep: npt.NDArray[np.bool_] | None = None, start: Vector | None = None
     ) -> Vector:
         """Fit the free numbers to the rows in `keep`."""
+        return np.asarray(self._least_squares(keep, start).x)
+
+    def cost(self) -> float:
+        """Return what the best fit leaves: half the sum of robust squares, priors included."""
+        return float(self._least_squares(None, None).cost)
+
+    def _least_squares(self, keep: npt.NDArray[np.bool_] | None, start: Vector | None) -> Any:
         from scipy.optimize import least_squares
 
         weight = np.sqrt(self.weights) * (1.0 if keep is None else keep)
@@ -154,14 +161,19 @@ class LatencyFit:
 
         loss = self.content["plan"].get("loss", "soft_l1")
         first = self.prior if start is None else start
-        return np.asarray(least_squares(residuals, first, loss=loss, xtol=1e-6, ftol=1e-6).x)
+        return least_squares(residuals, first, loss=loss, xtol=1e-6, ftol=1e-6)
 
     def left_out_errors(self, x: Vector) -> Vector:
-        """Return the errors of every network when it is left out of the fit."""
+        """Return the errors of every network when it is left out of the fit.
+
+        One at a time, or, where the plan says how many `folds`, so many groups of networks.
+        """
         names = np.asarray([point.network for point in self.fleet.points])
+        different = sorted(set(names))
+        folds = self.content["plan"].get("folds", len(different))
         errors = np.zeros(len(names))
-        for name in sorted(set(names)):
-            chosen = names == name
+        for fold in range(folds):
+            chosen = np.isin(names, different[fold::folds])
             errors[chosen] = self.errors(self.solve(~chosen, x))[chosen]
         return errors
 
@@ -169,7 +181,8 @@ class LatencyFit:
 def _traffic_prior(content: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
     donor = content["plan"].get("donor")
     if donor is None:
-        return dict(_TRAFFIC_PRIOR)
+        own = content["plan"].get("traffic", {})
+        return _TRAFFIC_PRIOR | {name: (mean, deviation) for name, (mean, deviation) in own.items()}
     shares = load_profile(donor).traffic
     return {name: (shares[name], deviation / 2) for name, (_, deviation) in _TRAFFIC_PRIOR.items()}
 

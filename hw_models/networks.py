@@ -1,4 +1,4 @@
-"""The networks of the measured rows as layer tables: `measurements/networks.csv`.
+"""The networks of the measured rows: layer tables in `measurements/networks.csv`, and probes.
 
 The table is written by `python -m benchmarks.networks`; each network is stored once, at the input
 size it was noted at, and scaled to others.
@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from hw_models.errors import InputError
+from hw_models.probes import probe
 from hw_models.workload import ConvShape, OpKind, OtherOp, Workload
 
 MEASUREMENTS = Path(__file__).parent / "measurements"
@@ -25,12 +26,14 @@ COLUMNS = (
 def measured_network(
     name: str, rows: int, columns: int, *, batch: int = 1, bits: int = 16
 ) -> Workload:
-    """Return a network of the table at an input size, a batch size and one precision.
+    """Return a network of the table, or a probe, at an input size, a batch size and a precision.
 
     Raises:
-        InputError: The table has no such network.
+        InputError: The table has no such network, and no probe has that name.
     """
     networks = _networks(MEASUREMENTS / "networks.csv")
+    if name not in networks and (made := probe(name, rows, int8=bits == 8)) is not None:
+        return replace(made.workload, batch=batch)
     if name not in networks:
         raise InputError(
             f"No layer table of network {name!r}.", f"There are: {', '.join(sorted(networks))}."

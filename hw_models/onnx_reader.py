@@ -53,6 +53,7 @@ _MOVES: dict[str, OpKind] = {
 }  # fmt: skip
 _MAX_FOLDED = 1024
 """Elements up to which a constant is worth evaluating: it may be a shape."""
+_GRIDS = {"QuantizeLinear", "DequantizeLinear"}
 _PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
 
@@ -238,7 +239,11 @@ def _fold_constants(model: Any) -> bool:
         inputs = [name for name in node.input if name]
         if node.op_type == "Shape" and inputs[0] in shapes and not node.attribute:
             results = [np.asarray(shapes[inputs[0]], dtype=np.int64)]
-        elif len(node.output) == 1 and all(name in values for name in inputs):
+        elif (
+            len(node.output) == 1
+            and node.op_type not in _GRIDS  # weights and biases, which decide no shape
+            and all(name in values for name in inputs)
+        ):
             results = ReferenceEvaluator(_single(node, model)).run(
                 None, {name: values[name] for name in inputs}
             )
@@ -277,6 +282,7 @@ class _Reader:
     constants: set[str] = field(default_factory=set)
     producer: dict[str, Any] = field(default_factory=dict)
     uses: Counter[str] = field(default_factory=Counter)
+    rounded: Counter[str] = field(default_factory=Counter)
     warnings: list[str] = field(default_factory=list)
     uncosted: set[str] = field(default_factory=set)
     layers: list[ConvShape | OtherOp] = field(default_factory=list)
@@ -322,6 +328,14 @@ class _Reader:
             node = self.producer.get(name)
         return name
 
+    def _unrounded(self, name: str) -> str:
+        """Return the tensor behind quantise/dequantise pairs."""
+        node = self.producer.get(name)
+        while node is not None and node.op_type in _GRIDS:
+            name = node.input[0]
+            node = self.producer.get(name)
+        return name
+
     def _index(self, graph: Any) -> None:
         for value in [*graph.input, *graph.value_info, *graph.output]:
             tensor = value.type.tensor_type
@@ -334,6 +348,8 @@ class _Reader:
             for name in node.output:
                 self.producer[name] = node
             self.uses.update(set(node.input))
+            if node.op_type == "QuantizeLinear":
+                self.rounded[node.input[0]] += 1
             inputs = [name for name in node.input if name]
             if node.op_type in {"Shape", "Size"} or all(x in self.constants for x in inputs):
                 self.constants.update(node.output)
@@ -349,11 +365,11 @@ class _Reader:
                 continue
             mine = [node]
             for name in node.input:
-                source = self.producer.get(name)
-                other = group_of.get(id(source)) if source is not None else None
-                if other is None or other is mine or self.uses[name] > 1:
+                source = self._unrounded(name)
+                other = group_of.get(id(self.producer.get(source)))
+                if other is None or other is mine or max(self.uses[name], self.uses[source]) > 1:
                     continue
-                if self._same_size(name, node):
+                if self._same_size(source, node):
                     mine = other + mine
             for member in mine:
                 group_of[id(member)] = mine
@@ -365,12 +381,13 @@ class _Reader:
     def _pointwise(self, group: list[Any]) -> None:
         """Add one pass for a group, unless the convolution before it takes it along."""
         inside = {name for node in group for name in node.output}
-        outside = {
-            name
+        read = {
+            self._unrounded(name)
             for node in group
             for name in node.input
-            if name and name not in inside and name not in self.constants
+            if name and name not in self.constants
         }
+        outside = read - inside
         last = group[-1]
         kinds = {node.op_type for node in group}
         after_product = any(self._is_product(name) for name in outside)
@@ -425,9 +442,14 @@ class _Reader:
         self.layers.append(
             OtherOp(
                 _name(node) + suffix, kind, -(-elements // (rows * columns)), channels,
-                rows, columns, out_h, out_w, self.bits,
+                rows, columns, out_h, out_w, self._op_bits(output),
             )
         )  # fmt: skip
+
+    def _op_bits(self, output: str) -> int:
+        """Return the bits of an op's tensors: 8 if all that reads its output rounds it first."""
+        rounded = self.rounded[output]
+        return 8 if rounded and rounded == self.uses[output] else self.bits
 
     def _product(self, node: Any) -> ConvShape:
         conv = self._conv(node) if node.op_type.startswith("Conv") else self._matmul(node)

@@ -1,0 +1,117 @@
+"""Calibration from a live worker: a real one over TCP, a small design."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from hw_models import live
+from hw_models.cli import add_commands
+from hw_models.cost import CostModel
+from hw_models.device import load_profile, profile_from_dict, slowed
+from hw_models.errors import InputError
+from hw_models.live import DESIGN, Trial, host_facts, measurable
+from hw_models.networks import measured_network
+from hw_models.points import read_points
+
+APP = typer.Typer()
+add_commands(APP)
+
+SMALL = (
+    Trial("conv1-16-16", 40), Trial("conv3-16-16", 40), Trial("conv3-32-32", 40),
+    Trial("conv1-64-32", 20), Trial("yolov5u-w12-d33-c5-s0-q100", 96),
+    Trial("yolov5u-w12-d33-c5-s1-q50", 160), Trial("yolov5u-w25-d33-c5-s0-q100", 96, "validate"),
+)  # fmt: skip
+
+
+def run(*arguments: str | Path) -> Any:
+    return CliRunner().invoke(APP, [str(argument) for argument in arguments])
+
+
+def test_a_worker_is_calibrated_and_the_table_reproduces_the_profile(
+    worker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("scipy")
+    monkeypatch.setattr(live, "DESIGN", SMALL)
+    output = tmp_path / "host-cpu.yaml"
+    result = run("calibrate", "--measure-on", worker.address, "--output", output)
+    assert result.exit_code == 0, result.output
+    assert "fp32: 1 whole networks never fitted" in result.output
+    profile = load_profile(output)
+    assert profile.baseline_bits == 32
+    assert profile.execution(8, 8) == "executed"
+    points = read_points(tmp_path / "host-cpu.csv")
+    assert [point.role for point in points].count("validate") == 2
+    network = measured_network("yolov5u-w12-d33-c5-s0-q100", 96, 96, bits=32)
+    times = {(p.network, p.input_h, p.precision): p.value for p in points}
+    predicted = CostModel(profile).predict(network).latency_ms
+    # Nothing is timed in a test: this is about the order of magnitude.
+    assert 0.3 < predicted / times["yolov5u-w12-d33-c5-s0-q100", 96, "fp32"] < 3
+
+    again = tmp_path / "again.yaml"
+    result = run("calibrate", "--from", tmp_path / "host-cpu.csv", "--output", again)
+    assert result.exit_code == 0, result.output
+    assert again.read_text() == output.read_text()
+
+
+def test_a_known_cpu_is_recovered() -> None:
+    """Rows made by a known device, fitted with the plan of a CPU."""
+    pytest.importorskip("scipy")
+    info = INFO
+    truth = CostModel(slowed(load_profile("jetson-nano-yolobench"), 0.5))
+
+    def latency_ms(trial: Trial) -> float:
+        network = measured_network(trial.network, trial.rows, trial.rows, bits=32)
+        return truth.predict(network).latency_ms
+
+    points = [
+        live.Point(
+            trial.origin, trial.network, trial.rows, trial.rows, 1, "FIXED", "fp32",
+            live.LATENCY, latency_ms(trial), trial.role,
+        )
+        for trial in DESIGN
+        if "fp32" in trial.precisions
+    ]  # fmt: skip
+    fitted = live.fit_host(info, points, ("fp32",))
+    assert fitted["residuals"]["held_out"]["fp32"]["mape_percent"] < 5
+    assert profile_from_dict(fitted, "fitted").granule in live.CHANNEL_STEPS
+
+
+def test_only_cpus_are_calibrated(faulty: Any, connect: Any) -> None:
+    info = connect(faulty().address).info()
+    with pytest.raises(InputError, match="expected a worker whose runtime is on a CPU"):
+        measurable(info)
+
+
+def test_either_a_table_or_a_device(tmp_path: Path) -> None:
+    for arguments in ((), ("--from", "a.csv", "--measure-on", "127.0.0.1:1")):
+        result = run("calibrate", "--output", tmp_path / "a.yaml", *arguments)
+        assert isinstance(result.exception, InputError)
+        assert "expected either --from" in str(result.exception)
+
+
+def test_facts_name_the_device() -> None:
+    facts = host_facts(INFO, ("fp32",), 16)
+    assert "Some CPU" in facts["description"]
+    assert list(facts["plan"]["latency"]) == [32]
+
+
+INFO = live.DeviceInfo(
+    address="127.0.0.1:1", board="Some CPU", device_id="1", power_mode="fixed",
+    power_modes=("fixed",), runtime="onnxruntime", runtime_version="1", processor="cpu",
+    precisions=("fp32",), threads=1, model_bytes=1, power_source="", temperature=None,
+    throttled=None, busy=False, queued=0, worker_version="1",
+)  # fmt: skip
+
+
+def test_a_slowed_profile_takes_longer_in_proportion() -> None:
+    profile = load_profile("jetson-xavier-nx")
+    network = measured_network("yolov8n", 320, 320)
+    plain = CostModel(profile).predict(network)
+    slow = CostModel(slowed(profile, 1.7)).predict(network)
+    assert slow.latency_ms == pytest.approx(1.7 * plain.latency_ms, rel=1e-4)
+    assert slow.size_bytes == plain.size_bytes
