@@ -15,4 +15,6 @@ Training-time methods, one module each:
 lsq.py           few bits: learned steps, straight through
 nipq.py          few bits: noise in place of rounding, widths learned under a budget
 zeros.py         a sparse layer keeps its zeros
+surgery.py       sparsity step by step, removed weights may come back
+slimming.py      batch-norm scales pulled to zero, to be pruned by
 """

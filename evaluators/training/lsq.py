@@ -151,7 +151,7 @@ def remove_grids(net: nn.Module, bits: Bits) -> dict[str, nn.Module]:
     for name in bits:
         conv = find_convolution(net, name)
         if parametrize.is_parametrized(conv, "weight"):
-            _bake(conv)
+            bake(conv)
         if hasattr(conv, GRID):
             removed[name] = conv.get_submodule(GRID)
             delattr(conv, GRID)
@@ -161,8 +161,8 @@ def remove_grids(net: nn.Module, bits: Bits) -> dict[str, nn.Module]:
     return removed
 
 
-def _bake(conv: nn.Conv2d) -> None:
-    """Make the rounded weight a plain one.
+def bake(conv: nn.Conv2d) -> None:
+    """Make the weight that a convolution computes with (rounded, masked) a plain one, in place.
 
     torch's own `remove_parametrizations` takes the weight away from all copies of the network, for
     they share the class that computes it.

@@ -153,13 +153,20 @@ class Nipq(Method):
         found = {}
         for name, (width, _) in self._bits.items():
             if is_quantized(width):
-                found[name] = _grid(find_convolution(net, name), "parametrizations.weight.0")
+                # behind a mask, if there is one
+                steps = find_convolution(net, name).get_submodule("parametrizations.weight")
+                found[name] = next(m for m in steps.children() if isinstance(m, NoisyGrid))
         return found
 
     def _acts(self, net: nn.Module) -> dict[str, NoisyGrid]:
         """Return the grid of each layer's input; layers may share one."""
         quantized = [name for name, (_, width) in self._bits.items() if is_quantized(width)]
-        return {name: _grid(find_convolution(net, name), GRID) for name in quantized}
+        found = {}
+        for name in quantized:
+            grid = find_convolution(net, name).get_submodule(GRID)
+            assert isinstance(grid, NoisyGrid)
+            found[name] = grid
+        return found
 
     def _families(self, net: nn.Module) -> list[tuple[dict[str, NoisyGrid], dict[str, float]]]:
         """Return the grids of weights and of activations, each once, with the mean bits asked."""
@@ -175,12 +182,6 @@ class Nipq(Method):
             for names in readers.values()
         }
         return [(weights, {name: float(self._bits[name][0]) for name in weights}), (acts, asked)]
-
-
-def _grid(conv: nn.Conv2d, place: str) -> NoisyGrid:
-    grid = conv.get_submodule(place)
-    assert isinstance(grid, NoisyGrid)
-    return grid
 
 
 def _mean(grids: Mapping[str, NoisyGrid], bits: Mapping[str, Tensor | float]) -> Tensor:

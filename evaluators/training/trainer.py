@@ -50,6 +50,7 @@ class Plan:
         epochs: Passes over the training images.
         learning_rate: Peak of AdamW's rate.
         distillation: Weight of the distance from the dense model; 0 for none.
+        labels: Weight of the detection loss; 0 learns from the dense model alone.
         batch: Images a step.
         seed: Of the order, the augmentations and fresh parameters.
     """
@@ -57,6 +58,7 @@ class Plan:
     epochs: int
     learning_rate: float = 1e-3
     distillation: float = 1.0
+    labels: float = 1.0
     batch: int = 16
     seed: int = 0
 
@@ -105,7 +107,7 @@ class Training:
         teacher: The dense model.
         data: Images with truth.
         plan: What decides the training.
-        methods: Applied in this order at each moment.
+        methods: Applied in this order at each moment, and in the reverse one at the end.
         device: Where it runs; None = CUDA where there is one.
 
     Raises:
@@ -210,7 +212,10 @@ class Training:
 
     def _loss(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, float]]:
         raw = self._objective.raw(self._net, batch["img"])
-        loss, parts = self._objective.loss(raw, batch)
+        loss, parts = raw.maps[0].new_zeros(()), dict[str, float]()
+        if self._plan.labels > 0:
+            loss, parts = self._objective.loss(raw, batch)
+            loss = self._plan.labels * loss
         if self._distillation is not None:
             distance = self._distillation(raw, self._teach(batch["img"]))
             parts["distillation"] = float(distance.detach())
@@ -239,7 +244,7 @@ class Training:
         """
         net = copy.deepcopy(self._average.net).cpu().to(memory_format=torch.contiguous_format)
         grids = Grids({})
-        for method in self._methods:
+        for method in reversed(self._methods):
             grids = method.finish(net, grids)
         for name, tensor in net.state_dict().items():
             if not tensor.isfinite().all():
