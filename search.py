@@ -6,10 +6,12 @@ beside it: cluster.yaml puts them there.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 PACKAGES = ("hw_models", "spaces", "evaluators", "search")
+IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set where `ray job submit` runs its command
 
 
 def launch() -> None:
@@ -25,7 +27,17 @@ def launch() -> None:
     # Found as the package search/, not as this file: a package wins over a module beside it.
     from search.cli import main
 
-    main(["search", *sys.argv[1:]])
+    main(["search", *sys.argv[1:], *kept_project(sys.argv[1:])])
+
+
+def kept_project(arguments: list[str]) -> list[str]:
+    """Return the option that keeps the runs of a Ray job: its working directory is not kept."""
+    given = any(argument.split("=")[0] == "--project" for argument in arguments)
+    return (
+        ["--project", str(Path.home() / "runs" / "search")]
+        if IN_A_JOB in os.environ and not given
+        else []
+    )
 
 
 if __name__ == "__main__":

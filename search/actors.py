@@ -2,17 +2,19 @@
 
 Both pools have one method: `run(tasks)` yields an `Outcome` for every task, in the order they end.
 Ray's own ActorPool drops dead actors without replacing them and knows no deadline. Here an actor
-that dies or overstays is killed and replaced, and its task is tried once more, then recorded as
+that dies or overstays is killed and replaced, and its task is tried twice more, then recorded as
 failed. When actors only die and none ever answers, the pool gives up.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
+import statistics
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,18 +22,24 @@ from typing import Any, Protocol
 import ray
 import torch
 from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from evaluators.evaluator import Evaluator
 from evaluators.score import Failed
 from hw_models.errors import DeviceError
 from search.ledger import Outcome, Task
+from search.nodes import Node, alive_nodes, allot, units
 
 log = logging.getLogger(__name__)
 
 PACKAGES = ("hw_models", "spaces", "evaluators", "search")
 START_S = 300.0  # longest wall time for an actor to come up
-TRIES = 2  # of one task, before it is recorded as failed
-DEATHS = 3  # in a row, times the number of actors, before the pool gives up
+TRIES = 3  # of one task, before it is recorded as failed
+DEATHS = 5  # in a row, times its number of actors, before a node is given up
+LOOK_S = 1.0  # between looks at the cluster's nodes
+SLOW = 2.0  # times the usual wall time, before an idle actor takes a copy of a task
+KNOWN = 3  # tasks of a rung, before its usual wall time is known
+RECENT = 32  # tasks that it is the median of
 
 Build = Callable[[], Evaluator]  # carries all an evaluator is made of; picklable
 
@@ -39,7 +47,9 @@ Build = Callable[[], Evaluator]  # carries all an evaluator is made of; picklabl
 class Pool(Protocol):
     """Carries out evaluations."""
 
-    size: int
+    @property
+    def size(self) -> int:
+        """Number of tasks carried out at once."""
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
         """Yield an outcome for every task, in the order they end."""
@@ -89,28 +99,44 @@ class EvaluatorActor:
         return evaluate(self._evaluator, task, self._where)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Seat:
+    """An actor and the node it is on."""
+
+    actor: Any
+    node: str
+
+
 @dataclass(slots=True)
 class _Job:
     """What an actor is doing: a task, or, without one, starting."""
 
-    actor: Any
+    seat: _Seat
+    start: float  # on the pool's clock, in seconds
     allowed_s: float
-    deadline: float  # on the pool's clock, in seconds
     task: Task | None = None
     attempt: int = 0
 
+    @property
+    def deadline(self) -> float:
+        return self.start + self.allowed_s
+
 
 class RayPool:
-    """Evaluates in Ray actors, one task at a time each.
+    """Evaluates in Ray actors, one task at a time each, on whatever nodes the cluster has.
+
+    Nodes that join are used; nodes that leave are dropped, and what they were at is done elsewhere.
+    While nothing else waits, idle actors take a second copy of what is slow: the first result
+    counts. A node on which actors only die gets no more of them.
 
     Args:
-        build: Makes the evaluator inside the actor; goes through the object store once.
-        size: Number of actors; None = one a GPU where the cluster has GPUs, else one a CPU.
+        build: Makes the evaluator inside the actor; goes through the object store, once a node.
+        size: Most actors; None = one a GPU where the cluster has GPUs, else one a CPU.
         deadline_s: Longest wall time of a task.
         clock: Seconds that never run backwards.
 
     Raises:
-        DeviceError: While running: no actor could be kept alive.
+        DeviceError: While running: no actor could be kept alive, or no node offers anything.
     """
 
     def __init__(
@@ -121,43 +147,127 @@ class RayPool:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         start_ray()
-        cpus = ray.cluster_resources().get("CPU", 1.0)
-        gpus = ray.cluster_resources().get("GPU", 0.0)
-        self.size = size or int(gpus) or max(1, int(cpus))
+        self._limit = size
         self._deadline_s = deadline_s
         self._clock = clock
         self._build = ray.put(build)
-        self._actor_class = ray.remote(EvaluatorActor).options(
-            num_cpus=min(1.0, cpus / self.size), num_gpus=min(1.0, gpus / self.size), max_restarts=0
-        )
-        self._idle: list[Any] = []
+        self._actor_class = ray.remote(EvaluatorActor)
+        self._nodes = alive_nodes()
+        offered = sum(units(self._nodes.values()).values())
+        # Fixed from here on: actors that are there would leave no room for larger ones.
+        self._share = 1.0 if size is None else min(1.0, max(1, offered) / size)
+        self._idle: list[_Seat] = []
         self._busy: dict[Any, _Job] = {}
-        self._deaths_in_a_row = 0
-        for _ in range(self.size):
-            self._start()
+        self._deaths: Counter[str] = Counter()  # in a row, by node
+        self._last_words = ""
+        self._seconds: dict[str, deque[float]] = {}  # what tasks took of late, by rung
+        self._peopled = clock()  # when there last was an actor
+        self._look_around()
 
-    def _start(self) -> None:
-        actor = self._actor_class.remote(self._build)
-        job = _Job(actor, START_S, self._clock() + START_S)
-        self._busy[actor.ready.remote()] = job
+    @property
+    def size(self) -> int:
+        """Number of actors now, those that are starting included."""
+        return len(self._idle) + len(self._busy)
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
         """Yield an outcome for every task, in the order they end."""
         waiting = deque((task, 1) for task in tasks)
-        while waiting or any(job.task is not None for job in self._busy.values()):
+        left = {task.key for task, _ in waiting}  # not yielded yet
+        while left:
+            if self._clock() - self._looked >= LOOK_S:
+                self._look_around()
             while waiting and self._idle:
                 self._assign(self._idle.pop(), *waiting.popleft())
-            yield from self._collect(waiting)
+            if self._idle:
+                self._double(left)
+            for outcome in self._collect(waiting):
+                if outcome.task.key in left:  # else another copy was faster
+                    left.remove(outcome.task.key)
+                    yield outcome
 
-    def _assign(self, actor: Any, task: Task, attempt: int) -> None:
-        allowed_s = self._deadline_s(task)
-        job = _Job(actor, allowed_s, self._clock() + allowed_s, task, attempt)
-        self._busy[actor.run.remote(task)] = job
+    def _look_around(self) -> None:
+        """Forget the nodes that left, and have the actors there are to be on the others."""
+        self._looked = self._clock()
+        before, self._nodes = self._nodes, alive_nodes()
+        for node in before.keys() - self._nodes.keys():
+            log.warning("node %s left", before[node].address)
+            del self._deaths[node]
+        self._idle = [seat for seat in self._idle if seat.node in self._nodes]
+        present = Counter(seat.node for seat in self._idle)
+        present.update(job.seat.node for job in self._busy.values())
+        present = Counter({node: n for node, n in present.items() if node in self._nodes})
+        room = None if self._limit is None else self._limit - present.total()
+        for node, count in allot(self._nodes.values(), self._limit, self._share).items():
+            missing = 0 if self._worn_out(node, count) else max(0, count - present[node])
+            for _ in range(missing if room is None else min(missing, room)):
+                self._start(self._nodes[node])
+            if node not in before:
+                log.info("node %s joined: %d actors", self._nodes[node].address, count)
+        self._complain()
+
+    def _worn_out(self, node: str, actors: int) -> bool:
+        return self._deaths[node] >= DEATHS * actors
+
+    def _complain(self) -> None:
+        """Give up when there is no actor, and no hope of one."""
+        if self.size:
+            self._peopled = self._clock()
+        elif self._deaths.total():
+            raise DeviceError(
+                f"Evaluation actors die before they answer, {self._deaths.total()} in a row; "
+                f"the last with: {self._last_words}.",
+                "See the Ray logs of the node; nothing evaluated is lost: go on with --resume.",
+            )
+        elif self._clock() - self._peopled > START_S:
+            raise DeviceError(
+                f"No node of the Ray cluster has offered a CPU or GPU for {START_S:.0f} s.",
+                "See `ray status`; nothing evaluated is lost: go on with --resume.",
+            )
+
+    def _start(self, node: Node) -> None:
+        resources = {
+            "num_cpus": min(self._share, node.cpus),
+            "num_gpus": min(self._share, node.gpus),
+        }
+        actor = self._actor_class.options(
+            **resources,
+            max_restarts=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node.name, soft=False),
+        ).remote(self._build)
+        job = _Job(_Seat(actor, node.name), self._clock(), START_S)
+        self._busy[actor.ready.remote()] = job
+
+    def _assign(self, seat: _Seat, task: Task, attempt: int) -> None:
+        job = _Job(seat, self._clock(), self._deadline_s(task), task, attempt)
+        self._busy[seat.actor.run.remote(task)] = job
+
+    def _double(self, left: Container[tuple[str, str]]) -> None:
+        """Give idle actors, on another node if there is one, a second copy of what is slow."""
+        copies = Counter(job.task.key for job in self._busy.values() if job.task is not None)
+        for job in sorted(self._busy.values(), key=lambda job: job.start):
+            task = job.task
+            if task is None or task.key not in left or copies[task.key] > 1:
+                continue
+            if self._clock() - job.start > self._usual_s(task.rung) * SLOW:
+                elsewhere = [seat for seat in self._idle if seat.node != job.seat.node]
+                seat = (elsewhere or self._idle)[-1]
+                self._idle.remove(seat)
+                self._assign(seat, task, job.attempt)
+            if not self._idle:
+                return
+
+    def _usual_s(self, rung: str) -> float:
+        """Return how long a task of this rung takes, infinity while little is known."""
+        seconds = self._seconds.get(rung, ())
+        return statistics.median(seconds) if len(seconds) >= KNOWN else math.inf
 
     def _collect(self, waiting: deque[tuple[Task, int]]) -> Iterator[Outcome]:
-        """Wait for the next job to end or overstay, and yield what is final."""
+        """Wait for a job to end or overstay, but not long, and yield what is final."""
+        if not self._busy:
+            time.sleep(LOOK_S)
+            return
         patience_s = min(job.deadline for job in self._busy.values()) - self._clock()
-        done, _ = ray.wait(list(self._busy), num_returns=1, timeout=max(0.0, patience_s))
+        done, _ = ray.wait(list(self._busy), timeout=min(max(0.0, patience_s), LOOK_S))
         for ref in done:
             job = self._busy.pop(ref)
             try:
@@ -167,42 +277,42 @@ class RayPool:
             except RayError as error:
                 yield from self._bury(job, "crash", str(error).splitlines()[0], waiting)
             else:
-                self._idle.append(job.actor)
+                self._idle.append(job.seat)
                 if job.task is not None:
-                    self._deaths_in_a_row = 0
+                    self._deaths.pop(job.seat.node, None)
+                    recent = self._seconds.setdefault(job.task.rung, deque(maxlen=RECENT))
+                    recent.append(self._clock() - job.start)
                     yield outcome
         for ref, job in list(self._busy.items()):
             if job.deadline <= self._clock():
                 del self._busy[ref]
-                ray.kill(job.actor, no_restart=True)
+                ray.kill(job.seat.actor, no_restart=True)
                 message = f"no answer within {job.allowed_s:.0f} s"
                 yield from self._bury(job, "timeout", message, waiting)
 
     def _bury(
         self, job: _Job, kind: str, message: str, waiting: deque[tuple[Task, int]]
     ) -> Iterator[Outcome]:
-        """Replace a dead actor; try its task again, or yield it as failed."""
+        """Replace a dead actor; have its task done by another, or yield it as failed."""
         log.warning("actor lost (%s: %s)", kind, message)
-        self._deaths_in_a_row += 1
-        if self._deaths_in_a_row >= DEATHS * self.size:
-            raise DeviceError(
-                f"Evaluation actors die before they answer, {self._deaths_in_a_row} in a row; "
-                f"the last with: {message}.",
-                "See the Ray logs of the node; nothing evaluated is lost: go on with --resume.",
-            )
-        self._start()
-        if job.task is None:
+        self._deaths[job.seat.node] += 1
+        self._last_words = message
+        self._look_around()
+        task = job.task
+        if task is None or any(
+            other.task is not None and other.task.key == task.key for other in self._busy.values()
+        ):
             return
         if job.attempt < TRIES:
-            waiting.appendleft((job.task, job.attempt + 1))
+            waiting.appendleft((task, job.attempt + 1))
         else:
             failed = Failed(kind, message, retryable=True)
-            yield Outcome(job.task, failed, job.allowed_s, "lost actor")
+            yield Outcome(task, failed, job.allowed_s, "lost actor")
 
     def close(self) -> None:
         """Kill the actors; what is in flight is dropped."""
-        for actor in [*self._idle, *(job.actor for job in self._busy.values())]:
-            ray.kill(actor, no_restart=True)
+        for seat in [*self._idle, *(job.seat for job in self._busy.values())]:
+            ray.kill(seat.actor, no_restart=True)
         self._idle, self._busy = [], {}
 
 

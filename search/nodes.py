@@ -1,0 +1,65 @@
+"""The nodes of the Ray cluster, and how many actors each of them is to have."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import ray
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node of the cluster.
+
+    Attributes:
+        name: Ray's id of it; a host that comes back has another one.
+        address: Its IP address.
+        cpus: What it offers, used or not.
+        gpus: The same.
+    """
+
+    name: str
+    address: str
+    cpus: float
+    gpus: float
+
+
+def alive_nodes() -> dict[str, Node]:
+    """Return the nodes that are alive, by name."""
+    return {
+        node["NodeID"]: Node(
+            node["NodeID"],
+            node["NodeManagerAddress"],
+            node["Resources"].get("CPU", 0.0),
+            node["Resources"].get("GPU", 0.0),
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    }
+
+
+def units(nodes: Collection[Node]) -> dict[str, int]:
+    """Return what an actor takes one of, by node: GPUs where there are any, else CPUs."""
+    if any(node.gpus >= 1 for node in nodes):
+        return {node.name: int(node.gpus) for node in nodes}
+    return {node.name: int(node.cpus) for node in nodes}
+
+
+def allot(nodes: Collection[Node], limit: int | None, share: float) -> Counter[str]:
+    """Return how many actors each node is to have.
+
+    Nodes fill in turn, so that few actors still use every node.
+
+    Args:
+        nodes: All nodes.
+        limit: Most actors of all; None for as many as fit.
+        share: Part of a unit that an actor takes, above 0.
+    """
+    places = sorted(
+        (place, name)
+        for name, count in units(nodes).items()
+        for place in range(int(count / share + 1e-6))
+    )
+    return Counter(name for _, name in places[:limit])

@@ -1,0 +1,182 @@
+"""The headline on two real hosts: `ray up`, `ray submit`, `ray job submit`, over ssh.
+
+The hosts are namespaces of this machine (`tests.search.cluster.lan`); everything else is as it is for a
+user, who replaces the four values at the top of cluster.yaml. A tiny data set keeps it short.
+"""  # noqa: E501
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.search.cluster.lan import LAPTOP, NET, ROOT, Lan, why_not
+
+REASON = why_not()
+pytestmark = pytest.mark.skipif(REASON is not None, reason=f"no hosts: {REASON}")
+PATIENCE_S = 240
+
+Record = dict[str, object]
+
+
+class Cluster:
+    """Two hosts under `ray up`, seen from the laptop."""
+
+    def __init__(self, lan: Lan, data: Path) -> None:
+        self.lan = lan
+        self.yaml = lan.folder / "cluster.yaml"
+        self.yaml.write_text(
+            (ROOT / "cluster.yaml")
+            .read_text()
+            .replace("192.0.2.1", f"{NET}.1")
+            .replace("192.0.2.2", f"{NET}.2")
+            .replace("ssh_user: ubuntu", "ssh_user: root")
+            .replace("~/.ssh/id_ed25519", str(lan.key))
+        )
+        shutil.copytree(data.parent, lan.home(1) / "tiny")
+
+    def ray(self, *command: object) -> str:
+        """Run a command of Ray on the laptop; return what it printed."""
+        process = self.lan.laptop("ray", *command)
+        output, _ = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 0, output
+        return output
+
+    def run(self, name: str) -> Path:
+        return self.lan.home(1) / "runs" / "search" / name
+
+    def journal(self, name: str) -> list[Record]:
+        """Return the records of a run; a line that is being written does not count."""
+        path = self.run(name) / "journal.jsonl"
+        lines = path.read_text().split("\n")[1:-1] if path.exists() else []
+        return [json.loads(line) for line in lines]
+
+    def hosts(self, name: str) -> set[str]:
+        return {str(record["where"]).split("/")[0] for record in self.journal(name)}
+
+
+def wait_for(what: str, condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {PATIENCE_S} s for {what}"
+        time.sleep(0.2)
+
+
+def assert_recorded_once(records: list[Record]) -> None:
+    keys = Counter((record["digest"], record["rung"]) for record in records)
+    assert keys.most_common(1)[0][1] == 1
+
+
+@pytest.fixture(scope="module")
+def cluster(tiny_data: Path) -> Iterator[Cluster]:
+    folder = Path(tempfile.mkdtemp(prefix="lan"))
+    try:
+        with Lan(folder) as lan:
+            cluster = Cluster(lan, tiny_data)
+            cluster.ray("up", "-y", cluster.yaml)
+            yield cluster
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_ray_submit_evaluates_on_both_hosts_and_the_run_comes_back(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    output = cluster.ray(
+        "submit", cluster.yaml, "search.py", "--latency", "30ms", "--evals", "60",
+        "--data", "tiny/tiny.yaml", "--imgsz", "160",
+    )  # fmt: skip
+    assert "all evaluations are spent after 60 candidates" in " ".join(output.split())
+    assert cluster.hosts("exp") == {f"{NET}.1", f"{NET}.2"}
+    assert_recorded_once(cluster.journal("exp"))
+    cluster.ray("rsync-down", cluster.yaml, "~/runs/", tmp_path)
+    for name in ("front.csv", "picks.json", "report.html", "journal.jsonl"):
+        assert (tmp_path / "search" / "exp" / name).stat().st_size > 0
+
+
+def test_every_node_has_the_token_for_itself_alone(cluster: Cluster) -> None:
+    tokens = [cluster.lan.home(host) / ".ray" / "auth_token" for host in (1, 2)]
+    assert tokens[0].read_text() == tokens[1].read_text()
+    assert [token.stat().st_mode & 0o777 for token in tokens] == [0o600, 0o600]
+    assert not (cluster.lan.home(LAPTOP) / ".ray" / "auth_token").exists()
+
+
+def test_without_the_token_ray_refuses(cluster: Cluster) -> None:
+    jobs = ("curl", "-sS", "--max-time", "10", "-w", "%{http_code}")
+    answer = cluster.lan.run(1, *jobs, "http://127.0.0.1:8265/api/jobs/")
+    assert answer[-3:] in {"401", "403"}
+    outside = cluster.lan.laptop(*jobs, f"http://{NET}.1:8265/api/jobs/")
+    assert "Failed to connect" in outside.communicate(timeout=60)[0]
+    for token in ("", "0" * 64):
+        intruder = cluster.lan.laptop(
+            "env", "RAY_AUTH_MODE=token", f"RAY_AUTH_TOKEN={token}",
+            "ray", "status", "--address", f"{NET}.1:6379",
+        )  # fmt: skip
+        output, _ = intruder.communicate(timeout=120)
+        assert intruder.returncode != 0, output
+        assert "token" in output.lower()
+
+
+def test_a_job_goes_on_without_its_submitter(cluster: Cluster) -> None:
+    cluster.ray("rsync-down", cluster.yaml, "~/.ray/auth_token", cluster.lan.folder / "token")
+    tunnel = cluster.lan.laptop("ray", "dashboard", cluster.yaml)
+    token = ("env", "RAY_AUTH_MODE=token", f"RAY_AUTH_TOKEN_PATH={cluster.lan.folder / 'token'}")
+    try:
+        time.sleep(5)
+        submit = cluster.lan.laptop(
+            *token, "ray", "job", "submit", "--address", "http://127.0.0.1:8265",
+            "--working-dir", ".", "--no-wait", "--submission-id", "overnight", "--",
+            "python", "search.py", "--latency", "30ms", "--evals", "20", "--method", "random",
+            "--name", "job", "--imgsz", "160", "--data", "~/tiny/tiny.yaml",
+        )  # fmt: skip
+        output, _ = submit.communicate(timeout=PATIENCE_S)
+        assert submit.returncode == 0, output
+    finally:
+        tunnel.terminate()
+    wait_for("the job's end", (cluster.run("job") / "report.html").exists)
+    assert_recorded_once(cluster.journal("job"))
+
+
+def test_a_host_is_cut_off_and_rejoins(cluster: Cluster) -> None:
+    options = (
+        "--latency",
+        "30ms",
+        "--data",
+        "tiny/tiny.yaml",
+        "--method",
+        "nsga2",
+        "--name",
+        "cut",
+    )
+    submit = cluster.lan.laptop(
+        "ray", "submit", cluster.yaml, "search.py", "--evals", "100000", *options
+    )
+    two = f"{NET}.2"
+    wait_for("evaluations on both hosts", lambda: two in cluster.hosts("cut"))
+    cluster.lan.cut(2)
+    log = cluster.run("cut") / "log.txt"
+    wait_for("host 2 to be given up", lambda: f"node {two} left" in log.read_text())
+    alone = len(cluster.journal("cut"))
+    wait_for("host 1 to go on alone", lambda: len(cluster.journal("cut")) > alone + 20)
+    cluster.lan.join(2)
+
+    def used_again() -> bool:
+        return any(str(r["where"]).startswith(two) for r in cluster.journal("cut")[alone:])
+
+    wait_for("host 2 to be used again", used_again)
+    cluster.lan.run(1, "pkill", "-TERM", "-f", "python .*search.py --evals 100000")
+    output, _ = submit.communicate(timeout=PATIENCE_S)
+    assert "interrupted" in output
+    before = cluster.journal("cut")
+    assert_recorded_once(before)
+    assert not [record for record in before if "failed" in record["result"]]
+
+    cluster.ray("submit", cluster.yaml, "search.py", "--resume", "runs/search/cut", "--evals", "50")
+    assert cluster.journal("cut")[: len(before)] == before
+    assert_recorded_once(cluster.journal("cut"))
