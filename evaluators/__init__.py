@@ -7,6 +7,7 @@ letterbox.py     an image into its square, and boxes back
 detection.py     raw outputs -> detections -> COCO mAP
 refit.py         the channels that are left stand in for those removed (least squares)
 reconstruct.py   every layer in turn makes up for what all before it lost
+bit_table.py     what few bits of one layer alone cost: what mixed bits are chosen from
 batchnorm.py     each channel of a compressed network gets its dense distribution back
 distortion.py    distance of outputs and agreement of detections, against the dense model
 dense.py         what is measured once on the dense model for each input size

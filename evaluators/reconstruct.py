@@ -24,7 +24,7 @@ channels, F features (input channels times taps of the kernel).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -48,6 +48,23 @@ KNOWN_SHARE = 0.75  # of the images: the others tell which ridge is best
 POSITIONS = 8192  # samples of a layer's output over all images: some times the largest F
 TINY_VARIANCE = 1e-12  # keeps a layer of dead inputs solvable
 UNTOUCHED = (16, 16)
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How weights are fitted and rounded.
+
+    Attributes:
+        round_weight: How weights of few bits are rounded.
+        ridges: Strengths of the regression to choose from, of the mean variance of a layer's
+            features; none for no regression.
+    """
+
+    round_weight: WeightRounding = auto
+    ridges: Sequence[float] = RIDGES
+
+
+DEFAULT = Method()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,7 +123,7 @@ def reconstruct(
     bits: Mapping[str, tuple[int, int]],
     scales: ActivationScales | None = None,
     patterns: Mapping[str, str] | None = None,
-    round_weight: WeightRounding = auto,
+    method: Method = DEFAULT,
 ) -> None:
     """Fit, round and install the bits of all convolutions of a sliced network, in place.
 
@@ -121,7 +138,7 @@ def reconstruct(
         bits: (weight_bits, act_bits) by convolution; 16 for a convolution that is not named.
         scales: Activation scales of the dense network; needed where an activation has a grid.
         patterns: Sparsity pattern by convolution; dense for one that is not named.
-        round_weight: How weights of few bits are rounded; zeros stay zeros.
+        method: How weights are fitted and rounded; zeros stay zeros.
 
     Raises:
         InputError: If a name is no convolution or no pattern, a scale is missing, or a width has no
@@ -139,9 +156,7 @@ def reconstruct(
         changed |= pattern is not None
         if changed:
             x_PF = patches(conv, x_NIHW, dense.positions[layer])
-            fitted = _fit(
-                conv, x_PF, dense.outputs[layer][:, kept_O], weight_bits, pattern, round_weight
-            )
+            fitted = _fit(conv, x_PF, dense.outputs[layer][:, kept_O], weight_bits, pattern, method)
             store(net, layer, *fitted)
 
     handles = []
@@ -167,7 +182,7 @@ def _fit(
     y_PO: Tensor,
     weight_bits: int,
     pattern: Pattern | None,
-    round_weight: WeightRounding,
+    method: Method,
 ) -> tuple[Tensor, Tensor]:
     """Return the new weight of a convolution and the shift of its output [O].
 
@@ -187,19 +202,19 @@ def _fit(
         split = round(len(x_PF) * KNOWN_SHARE)  # samples are in the order of images
         known = _Moments.of(x_PF[:split], missed_PO[:split])
         held = _Moments.of(x_PF[split:], missed_PO[split:])
-        fitted = _regress(weight, known, held)
+        fitted = _regress(weight, known, held, method.ridges)
         second_FF = known.and_also(held).inputs_FF
         if pattern is not None:
             fitted = sparsify(fitted, pattern, second_FF)
         if is_quantized(weight_bits):
-            fitted = round_weight(fitted, second_FF, weight_bits)
+            fitted = method.round_weight(fitted, second_FF, weight_bits)
         weights.append(fitted)
         shifts.append(y_O - fitted.flatten(1) @ x_F)
     shift = torch.cat(shifts)
     return torch.cat(weights), shift if conv.bias is None else shift - conv.bias
 
 
-def _regress(weight: Tensor, known: _Moments, held: _Moments) -> Tensor:
+def _regress(weight: Tensor, known: _Moments, held: _Moments, ridges: Sequence[float]) -> Tensor:
     """Return the weight that predicts what is missed at the output best.
 
     How far it may move is chosen by evidence: by the ridge with which the weight fitted to some
@@ -210,10 +225,11 @@ def _regress(weight: Tensor, known: _Moments, held: _Moments) -> Tensor:
         weight: [O, I, kh, kw].
         known: Of the images to fit to.
         held: Of the others.
+        ridges: Strengths to choose from.
     """
     both = known.and_also(held)
     best, least = None, 0.0
-    for ridge in RIDGES:
+    for ridge in ridges:
         error = held.error(known.solve(ridge))
         if error < least:
             best, least = ridge, error

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from spaces.model import Detector
-from spaces.quantization.calibrators import Calibrator, mse_clip
-from spaces.quantization.grid import QUANTIZED_BITS, ActivationScales
+from spaces.quantization.calibrators import CALIBRATORS, Calibrator
+from spaces.quantization.grid import (
+    QUANTIZED_BITS,
+    ActivationScales,
+    largest_integer,
+    round_activations,
+)
+from spaces.quantization.patches import patches, sample_positions
 from spaces.quantization.sharing import shared_inputs
 
 BINS = 2048
 BATCH = 8
 SAMPLES_PER_BATCH = 200_000  # of one tensor: enough for a histogram; its peak is exact
+EVIDENCE_IMAGES = 16
+EVIDENCE_POSITIONS = 256  # of each convolution's output, over all of these images
+TINY_VARIANCE = 1e-12
+
+Clips = dict[int, dict[int, float]]
+"""For each group the clip at each bit width."""
 
 
 @dataclass(slots=True)
@@ -49,14 +62,17 @@ class Histogram:
 
 @torch.no_grad()
 def calibrate_activations(
-    detector: Detector, images: Tensor, calibrator: Calibrator = mse_clip
+    detector: Detector, images: Tensor, calibrator: Calibrator | None = None
 ) -> ActivationScales:
     """Choose the clips of all convolution inputs.
+
+    Without a calibrator each group of tensors and bit width gets the clip, of those that all
+    calibrators choose, with which the convolutions that read it err least.
 
     Args:
         detector: The dense detector.
         images: [N, 3, H, W] in 0..1, letterboxed as for evaluation.
-        calibrator: How a clip is chosen from the magnitudes seen.
+        calibrator: How a clip is chosen from the magnitudes seen; by evidence if not given.
 
     Returns:
         One clip for each group of tensors that share a scale and each bit width.
@@ -77,21 +93,72 @@ def calibrate_activations(
     finally:
         for handle in handles:
             handle.remove()
-    return ActivationScales(
-        groups={name: place.group for name, place in inputs.items()},
-        clips=_clips(histograms, calibrator),
-    )
+    groups = {name: place.group for name, place in inputs.items()}
+    if calibrator is not None:
+        return ActivationScales(groups, _clips(histograms, calibrator))
+    tried = [_clips(histograms, each) for each in CALIBRATORS.values()]
+    errors = _output_errors(net, images[:EVIDENCE_IMAGES], groups, tried)
+    return ActivationScales(groups, _least(tried, errors))
 
 
 def _observer(histogram: Histogram) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     return lambda _, args: histogram.observe(args[0])
 
 
-def _clips(histograms: dict[int, Histogram], calibrator: Calibrator) -> dict[int, dict[int, float]]:
+def _clips(histograms: dict[int, Histogram], calibrator: Calibrator) -> Clips:
     magnitudes = torch.stack([histogram.magnitudes() for histogram in histograms.values()])
     counts = torch.stack([histogram.counts for histogram in histograms.values()])
     by_bits = {bits: calibrator(magnitudes, counts, bits).tolist() for bits in QUANTIZED_BITS}
     return {
         group: {bits: by_bits[bits][row] for bits in QUANTIZED_BITS}
         for row, group in enumerate(histograms)
+    }
+
+
+def _output_errors(
+    net: nn.Module, images: Tensor, groups: Mapping[str, int], tried: Sequence[Clips]
+) -> dict[int, Tensor]:
+    """Measure what rounding the inputs of convolutions does to their outputs.
+
+    Returns:
+        For each group the squared error over the variance, summed over the convolutions that read
+        it, for each of the clips tried (rows) and each bit width (columns).
+    """
+    errors = {group: torch.zeros(len(tried), len(QUANTIZED_BITS)) for group in tried[0]}
+
+    def compare(name: str, conv: nn.Conv2d, y_NOHW: Tensor, x_NIHW: Tensor) -> None:
+        if conv.groups > 1:
+            return
+        chosen = sample_positions(len(images), y_NOHW[0, 0].numel(), EVIDENCE_POSITIONS)
+        x_PF, rows_FO = patches(conv, x_NIHW, chosen), conv.weight.flatten(1).T
+        variance = (x_PF @ rows_FO).var(0).sum().clamp_min(TINY_VARIANCE)
+        for column, bits in enumerate(QUANTIZED_BITS):
+            for row, clips in enumerate(tried):
+                step = clips[groups[name]][bits] / largest_integer(bits)
+                error_PO = (round_activations(x_PF, step, bits) - x_PF) @ rows_FO
+                # a bias can take back the mean
+                errors[groups[name]][row, column] += error_PO.var(0).sum() / variance
+
+    handles = [
+        net.get_submodule(name).register_forward_hook(
+            lambda conv, args, y, name=name: compare(name, cast("nn.Conv2d", conv), y, args[0])
+        )
+        for name in groups
+    ]
+    try:
+        net(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return errors
+
+
+def _least(tried: Sequence[Clips], errors: Mapping[int, Tensor]) -> Clips:
+    """Return for each group and width the clip of least error, of equals the first."""
+    return {
+        group: {
+            bits: tried[int(error.argmin(0)[column])][group][bits]
+            for column, bits in enumerate(QUANTIZED_BITS)
+        }
+        for group, error in errors.items()
     }

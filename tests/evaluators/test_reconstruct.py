@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from evaluators import reconstruct as module
 from evaluators.demo import demo_dataset, demo_detector
-from evaluators.reconstruct import DenseOutputs, measure_outputs, reconstruct
+from evaluators.reconstruct import DenseOutputs, Method, measure_outputs, reconstruct
 from hw_models.errors import InputError
 from spaces.candidate import Candidate
 from spaces.compress import compress, kept_channels
@@ -129,11 +128,10 @@ def test_every_channel_gets_its_dense_mean(parts: Parts) -> None:
 
 def test_one_layer_equals_ridge_regression(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against a plain least-squares solver on the same samples, the ridge as additional rows."""
-    monkeypatch.setattr(module, "RIDGES", (0.02,))
     _, network, outputs, _ = parts
     net, kept = sliced(parts, 0.8)
     raw = copy.deepcopy(net)
-    reconstruct(net, outputs, network, kept, {})
+    reconstruct(net, outputs, network, kept, {}, method=Method(ridges=(0.02,)))
     name = "model.1.conv"  # the first that lost inputs: what it reads is not reconstructed
     conv = find_convolution(raw, name)
     seen: list[torch.Tensor] = []
