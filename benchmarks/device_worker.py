@@ -37,12 +37,12 @@ MB = 1e6
 
 
 @contextmanager
-def running(arguments: Sequence[str]) -> Iterator[str]:
-    """Run a worker; give its address."""
+def running(arguments: Sequence[str], runtime: str = "onnxruntime") -> Iterator[str]:
+    """Run a worker on this machine's CPU, one thread; give its address."""
     process = subprocess.Popen(  # noqa: S603
         [
             *(sys.executable, "-m", "paretrim_worker", "--listen", "127.0.0.1:0"),
-            *("--runtime", "onnxruntime", "--processor", "cpu", "--threads", "1"),
+            *("--runtime", runtime, "--processor", "cpu", "--threads", "1"),
             *arguments,
         ],
         stdout=subprocess.PIPE,

@@ -27,7 +27,7 @@ from hw_models.measurement import (
     Retry,
 )
 from hw_models.points import LATENCY, POINT_COLUMNS, Point
-from hw_models.pool import DevicePool, Health, without_outliers
+from hw_models.pool import DevicePool, Health, Rules, without_outliers
 from hw_models.probes import probe
 
 NAME = "host-cpu"
@@ -37,6 +37,7 @@ PROTOCOL = MeasureProtocol(warm_up=3, number=1, repeat=15, min_time_s=0.25, idle
 CHANNEL_STEPS = (4, 8, 16, 32)
 """Channels that a vector of a CPU may hold; what fits best is taken."""
 _CLOCK = 1000.0
+_DIGITS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,8 @@ def _networks() -> Iterator[Trial]:
 DESIGN: tuple[Trial, ...] = (*_parts(), *_networks())
 
 
+RULES = Rules(acquire_s=150.0)
+"""One device and somebody who waits for it: a busy machine is told of after minutes."""
 FAILURES = 3
 """Measurements in a row that may fail; each is tried once more at the end."""
 
@@ -125,7 +128,7 @@ def connected(address: str, credentials: Credentials) -> Iterator[tuple[DevicePo
         InputError: If it is not a CPU.
         DeviceCallError: If it does not answer.
     """
-    pool = DevicePool([DeviceClient(address, credentials)])
+    pool = DevicePool([DeviceClient(address, credentials)], RULES)
     try:
         (status,) = pool.status()
         if status.info is None or status.health is not Health.GOOD:
@@ -200,9 +203,10 @@ def _measure(pool: DevicePool, trial: Trial, precision: str) -> Measurement:
 
 
 def _point(trial: Trial, precision: str, measured: Measurement) -> Point:
+    latency_ms = float(f"{without_outliers(measured.samples):.{_DIGITS}g}")  # as in the table
     return Point(
         trial.origin, trial.network, trial.rows, trial.rows, 1, measured.power_mode.upper(),
-        precision, LATENCY, without_outliers(measured.samples), trial.role,
+        precision, LATENCY, latency_ms, trial.role,
     )  # fmt: skip
 
 
@@ -212,7 +216,7 @@ def write_points(path: Path, points: Sequence[Point], source: str) -> None:
         writer = csv.DictWriter(file, POINT_COLUMNS, lineterminator="\n")
         writer.writeheader()
         for point in points:
-            value = f"{point.value:.6g}"
+            value = f"{point.value:.{_DIGITS}g}"
             writer.writerow(asdict(point) | {"value": value, "source": source, "note": ""})
 
 

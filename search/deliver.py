@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
 from evaluators.evaluator import Evaluator
 from evaluators.score import Failed
 from search.front import Point
+from search.measure import Bench
 from search.problem import Problem, accuracy
 from search.run_folder import RunFolder, write_whole
 
@@ -24,9 +26,20 @@ TOLERANCE = 0.01  # of mAP50-95 between a point and its file
 
 
 def deliver(
-    run: RunFolder, problem: Problem, evaluator: Evaluator, points: Iterable[Point]
+    run: RunFolder,
+    problem: Problem,
+    evaluator: Evaluator,
+    points: Iterable[Point],
+    bench: Bench | None = None,
 ) -> dict[str, float]:
-    """Export points and measure the files.
+    """Export points and measure the accuracy of the files.
+
+    Args:
+        run: Where to.
+        problem: What was searched.
+        evaluator: Exports and scores.
+        points: Which.
+        bench: Has timed files; those are delivered.
 
     Returns:
         mAP50-95 of the exported file by point id.
@@ -35,7 +48,7 @@ def deliver(
     for point in points:
         folder = run.model(point.id)
         path = folder / "model.onnx"
-        evaluator.export(point.candidate, path)
+        (evaluator.export if bench is None else bench.deliver)(point.candidate, path)
         score = evaluator.evaluate_onnx(path, point.candidate.imgsz)
         if isinstance(score, Failed):
             log.warning("%s: the exported file does not work: %s", point.id, score.message)
@@ -52,6 +65,8 @@ def deliver(
         )
         recipe = make_recipe(problem, point)
         recipe["exported"] = {"map50_95": exported[point.id], "bytes": path.stat().st_size}
+        if bench is not None:
+            recipe["measured"] = asdict(bench.measure(point.candidate))
         write_whole(folder / "recipe.json", json.dumps(recipe, indent=1) + "\n")
     return exported
 

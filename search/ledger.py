@@ -4,8 +4,8 @@ One JSON object a line, appended and fsynced before a result counts. The first l
 and the digest of the settings. A line torn by a crash can only be the last one: it is cut off when
 the journal is opened again; damage anywhere else is an error.
 
-A result is keyed by (candidate digest, rung). Execution may happen more than once, recording does
-not: the first result wins.
+A result is keyed by (candidate digest, rung), a measurement by (candidate digest, kind of device
+and protocol). Execution may happen more than once, recording does not: the first result wins.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ class Ledger:
         self._path = path
         self._lock = FileLock(path.with_suffix(".lock"))
         self.results: dict[tuple[str, str], Score | Failed] = {}
+        self.measured: dict[tuple[str, str], Mapping[str, Any]] = {}
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
@@ -108,6 +109,10 @@ class Ledger:
             )
         for number, record in enumerate(records[1:], start=2):
             try:
+                if "measured" in record:
+                    key = (str(record["digest"]), str(record["how"]))
+                    self.measured.setdefault(key, dict(record["measured"]))
+                    continue
                 key = (str(record["digest"]), str(record["rung"]))
                 self.results.setdefault(key, _result_from(record["result"]))
             except (KeyError, TypeError, ValueError) as error:
@@ -137,6 +142,23 @@ class Ledger:
             }
         )
         self.results[digest, rung] = outcome.result
+
+    def record_measurement(self, digest: str, how: str, measured: Mapping[str, Any]) -> None:
+        """Append what a device measured; a second measurement of the same is dropped.
+
+        Args:
+            digest: Of the candidate.
+            how: Kind of device and protocol.
+            measured: What JSON can hold.
+
+        Raises:
+            CorruptRunError: See `record`.
+        """
+        if (digest, how) not in self.measured:
+            self._append(
+                {"digest": digest, "how": how, "measured": measured, "time": round(time.time(), 3)}
+            )
+            self.measured[digest, how] = measured
 
     def _append(self, record: Mapping[str, Any]) -> None:
         try:

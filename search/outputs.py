@@ -10,18 +10,21 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
 from hw_models.workload import ConvShape
-from search.front import Point, pick
+from search.front import Point
+from search.measure import Timed
 from search.problem import Problem, accuracy
 from search.run_folder import RunFolder, write_whole
 from search.settings import Limits
+from search.stock import rivals
 
 COLUMNS = (
     "id", "method", "map50_95", "map50", "map50_95_exported", "latency_ms", "latency_low_ms",
@@ -39,38 +42,63 @@ class Result:
         dense: The uncompressed model at several input sizes, the largest first.
         limits: One entry a latency budget, with the accuracy floor if one was asked.
         exported: mAP50-95 of the exported files, by point id.
+        measured: Measured latencies by candidate digest; None for a run without a device, whose
+            picks are those that are predicted to be within their budgets.
     """
 
     front: tuple[Point, ...]
     dense: tuple[Point, ...]
     limits: tuple[Limits, ...]
     exported: dict[str, float]
+    measured: Mapping[str, Timed] | None = None
+
+    def meets(self, point: Point, limit: Limits) -> bool:
+        """Whether a point is within a limit: as measured, in a run with a device."""
+        if self.measured is None:
+            return limit.met_by(point.cost, point.score)
+        timed = self.time(point)
+        others = limit.besides_latency.met_by(point.cost, point.score)
+        return timed is not None and timed.within(limit.latency_ms) and others
+
+    def time(self, point: Point) -> Timed | None:
+        """Return the measured latency of a point, if it was measured."""
+        return (self.measured or {}).get(point.candidate.digest)
 
     def pick(self, limit: Limits) -> Point | None:
         """Return the most accurate point of the front within a limit."""
-        return pick(self.front, limit)
+        return best_of(self.front, partial(self.meets, limit=limit))
 
 
-def beats_stock(point: Point, dense: Sequence[Point]) -> bool | None:
-    """Tell whether a point is more accurate than the dense model scaled to the same latency.
+def best_of(points: Iterable[Point], within: Callable[[Point], bool]) -> Point | None:
+    """Return the most accurate of some points, the faster one of equals; None if none is within."""
+    chosen = [point for point in points if within(point)]
+    if not chosen:
+        return None
+    return max(chosen, key=lambda p: (accuracy(p.score), -p.cost.latency_ms))
+
+
+def beats_stock(
+    point: Point, dense: Sequence[Point], stock: Sequence[tuple[float, float]] = ()
+) -> bool | None:
+    """Tell whether a point is more accurate than what is to be had uncompressed at its latency.
 
     Scaling the input size is the cheapest way to a faster model; between the measured sizes the
-    curve is taken as linear.
+    curve is taken as linear. On COCO there are the smaller stock models, too.
 
     Args:
         point: The compressed point.
         dense: The dense model at several input sizes.
+        stock: (latency in ms, mAP50-95) of stock models, from `search.stock.rivals`.
 
     Returns:
-        None where the curve does not reach: the point is faster than the dense model at its
-        smallest scored size.
+        None where nothing uncompressed is as fast.
     """
     curve = sorted((p.cost.latency_ms, accuracy(p.score)) for p in dense)
     latencies, accuracies = zip(*curve, strict=True)
-    if point.cost.latency_ms < latencies[0]:
-        return None
-    stock = float(np.interp(point.cost.latency_ms, latencies, accuracies))
-    return accuracy(point.score) > stock
+    to_beat = [value for latency_ms, value in stock if latency_ms <= point.cost.latency_ms]
+    if point.cost.latency_ms >= latencies[0]:
+        to_beat.append(float(np.interp(point.cost.latency_ms, latencies, accuracies)))
+    return accuracy(point.score) > max(to_beat) if to_beat else None
 
 
 def front_rows(problem: Problem, result: Result) -> list[dict[str, Any]]:
@@ -79,8 +107,10 @@ def front_rows(problem: Problem, result: Result) -> list[dict[str, Any]]:
 
 
 def _row(problem: Problem, result: Result, point: Point) -> dict[str, Any]:
-    cost, score = point.cost, point.score
-    beats = None if point.id == "dense" else beats_stock(point, result.dense)
+    cost, score, timed = point.cost, point.score, result.time(point)
+    beats = None
+    if point.id != "dense":
+        beats = beats_stock(point, result.dense, rivals(problem, result.dense))
     values = (
         point.id,
         point.method,
@@ -90,13 +120,13 @@ def _row(problem: Problem, result: Result, point: Point) -> dict[str, Any]:
         _digits(cost.latency_ms),
         _digits(cost.low_ms),
         _digits(cost.high_ms),
-        "",
+        _digits(None if timed is None else timed.latency_ms),
         _digits(cost.energy_mj),
         _digits(cost.size_bytes / 1e6),
         _digits(cost.macs / 1e9),
         _digits(_parameters(problem, point) / 1e6),
         point.candidate.imgsz,
-        " ".join(limit.text for limit in result.limits if limit.met_by(cost, score)),
+        " ".join(limit.text for limit in result.limits if result.meets(point, limit)),
         "" if beats is None else ("yes" if beats else "no"),
         point.candidate.digest,
     )
@@ -130,6 +160,7 @@ def pick_records(result: Result) -> list[dict[str, Any]]:
         point = result.pick(limit)
         if point is None:
             continue
+        timed = result.time(point)
         records.append(
             {
                 "id": point.id,
@@ -138,7 +169,9 @@ def pick_records(result: Result) -> list[dict[str, Any]]:
                 "latency_ms": point.cost.latency_ms,
                 "latency_low_ms": point.cost.low_ms,
                 "latency_high_ms": point.cost.high_ms,
-                "measured_ms": None,
+                "measured_ms": None if timed is None else timed.latency_ms,
+                "measured_spread_ms": None if timed is None else timed.spread_ms,
+                "measured_on": None if timed is None else timed.device,
                 "map50_95": point.score.map50_95,
                 "map50": point.score.map50,
                 "map50_95_exported": result.exported.get(point.id),
@@ -152,8 +185,9 @@ def pick_records(result: Result) -> list[dict[str, Any]]:
 def front_table(problem: Problem, result: Result) -> Table:
     """Return the front as a table for the terminal."""
     table = Table(title=f"Pareto front on {problem.settings.target} (latency predicted)")
-    headers = ("id", "mAP50-95", "mAP50", "latency ms", "90 % interval", "mJ", "MB", "GMACs", "px",
-               "meets", "beats stock")  # fmt: skip
+    headers = ("id", "mAP50-95", "mAP50", "latency ms", "90 % interval",
+               *(() if result.measured is None else ("measured ms",)),
+               "mJ", "MB", "GMACs", "px", "meets", "beats stock")  # fmt: skip
     for header in headers:
         table.add_column(header, justify="left" if header in ("id", "meets") else "right")
     for row in front_rows(problem, result):
@@ -163,6 +197,7 @@ def front_table(problem: Problem, result: Result) -> Table:
             f"{float(row['map50']):.3f}",
             f"{float(row['latency_ms']):.2f}",
             f"{float(row['latency_low_ms']):.2f}–{float(row['latency_high_ms']):.2f}",
+            *(() if result.measured is None else (_two_digits(row["measured_ms"]),)),
             f"{float(row['energy_mj']):.1f}" if row["energy_mj"] else "",
             f"{float(row['size_mb']):.2f}",
             f"{float(row['macs_g']):.3f}",
@@ -171,6 +206,10 @@ def front_table(problem: Problem, result: Result) -> Table:
             row["beats_stock"],
         )
     return table
+
+
+def _two_digits(value: str) -> str:
+    return f"{float(value):.2f}" if value else ""
 
 
 def advice(result: Result) -> str:
@@ -187,10 +226,20 @@ def describe_pick(result: Result, limit: Limits) -> str:
     point, dense = result.pick(limit), result.dense[0]
     if point is None:
         floor = "" if limit.map50_95 is None else f" with mAP50-95 of at least {limit.map50_95:.3f}"
-        return f"{limit.text}: no point{floor} within all budgets"
+        times = [timed.latency_ms for timed in (result.measured or {}).values()]
+        lowest = f"; the lowest measured latency is {min(times):.2f} ms" if times else ""
+        return f"{limit.text}: no point{floor} within all budgets{lowest}"
     exported = result.exported.get(point.id)
     file = "" if exported is None else f", exported file {exported:.3f}"
-    already = " (met by the dense model already)" if limit.met_by(dense.cost, dense.score) else ""
+    already = " (met by the dense model already)" if result.meets(dense, limit) else ""
+    timed, of_dense = result.time(point), result.time(dense)
+    if timed is not None and of_dense is not None:
+        return (
+            f"{limit.text}{already}: {point.id}, mAP50-95 {accuracy(point.score):.3f}{file} "
+            f"(dense {accuracy(dense.score):.3f}) at {timed.latency_ms:.2f} ± {timed.spread_ms:.2f}"
+            f" ms measured ({point.cost.latency_ms:.2f} predicted), "
+            f"{timed.at_first_speed_ms / of_dense.latency_ms:.0%} of dense"
+        )
     return (
         f"{limit.text}{already}: {point.id}, mAP50-95 {accuracy(point.score):.3f}{file} "
         f"(dense {accuracy(dense.score):.3f}) at {point.cost.latency_ms:.2f} ms predicted, "

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,23 +20,27 @@ from typing import Any
 from pydantic import ValidationError
 from rich.console import Console
 
-from evaluators.evaluator import SUBSET_IMAGES
+from evaluators.evaluator import SUBSET_IMAGES, Evaluator
 from hw_models.errors import InputError
 from search.actors import InProcessPool, Pool, RayPool
 from search.deliver import deliver
+from search.explorer import Session
 from search.front import Point
 from search.ledger import Ledger, Task
-from search.outputs import Result, advice, describe_pick, front_table, write_outputs
+from search.measure import Bench, devices
+from search.outputs import Result, advice, best_of, describe_pick, front_table, write_outputs
 from search.problem import Problem, accuracy, prepare
 from search.progress import logging_to, progress_bar, start_logging
+from search.promise import check_reached, keep_promise, on_device
 from search.report import write_report
 from search.run_folder import RunFolder, new_run
 from search.settings import Settings, parse_duration_s
-from search.study import Session, explore, name_points, score_dense, verify
+from search.study import explore, name_points, score_dense, verify
 
 log = logging.getLogger(__name__)
 
-RESUMABLE = {"evals", "time_budget_s", "actors"}  # may be given anew with --resume
+DEVICE = {"measure_on", "tls_ca", "tls_cert", "tls_key", "token_file", "server_name"}
+RESUMABLE = {"evals", "time_budget_s", "actors"} | DEVICE  # may be given anew with --resume
 
 
 def new_search(
@@ -66,7 +71,8 @@ def resume_search(folder: Path, given: dict[str, Any], console: Console) -> None
         options = ", ".join("--" + name.replace("_", "-") for name in changed)
         raise InputError(
             f"--resume goes on with the run's own settings; got {options} as well.",
-            "Leave them out, or start a new run. --evals, --time-budget and --actors may change.",
+            "Leave them out, or start a new run. --evals, --time-budget, --actors and --measure-on "
+            "with its keys may change.",
         )
     settings = run.read_settings()
     problem = prepare(read_settings({**settings.model_dump(mode="json"), **given}))
@@ -104,6 +110,7 @@ def _run(problem: Problem, run: RunFolder, console: Console) -> None:
         Ledger(run.journal, problem.protocol) as ledger,
         progress_bar(console) as progress,
         _pool(problem) as pool,
+        devices(problem.settings) as device_pool,
     ):
         log.info(
             "%s on %s, %d variables, %s pool of %d",
@@ -117,11 +124,19 @@ def _run(problem: Problem, run: RunFolder, console: Console) -> None:
         session = Session(
             ledger, pool, progress, stop_at=None if budget_s is None else start + budget_s
         )
-        result = _search(problem, session, run)
+        evaluator = problem.build()
+        bench = None
+        if device_pool is not None:
+            bench = Bench(device_pool, ledger, evaluator, run.measured, problem.dense())
+            problem = on_device(problem, bench)
+            run.write_study(problem.settings, _resolved(problem))
+        result = _search(problem, session, run, evaluator, bench)
     _show(problem, result, run, console, time.monotonic() - start)
 
 
-def _search(problem: Problem, session: Session, run: RunFolder) -> Result:
+def _search(
+    problem: Problem, session: Session, run: RunFolder, evaluator: Evaluator, bench: Bench | None
+) -> Result:
     dense = score_dense(problem, session)
     log.info(
         "dense: %s",
@@ -148,14 +163,32 @@ def _search(problem: Problem, session: Session, run: RunFolder) -> Result:
             run.path,
         )
         raise
-    result = Result(tuple(front), tuple(dense), limits, {})
+    result = Result(tuple(front), tuple(dense), limits, {}, {} if bench else None)
     write_outputs(run, problem, result)
+    if bench is not None:
+        result = _measured(problem, session, bench, result, list(points.values()))
+        write_outputs(run, problem, result)
     picked = {p.id: p for limit in limits if (p := result.pick(limit)) is not None}
-    exported = deliver(run, problem, problem.build(), [dense[0], *picked.values()])
+    exported = deliver(run, problem, evaluator, [dense[0], *picked.values()], bench)
     result = replace(result, exported=exported)
     write_outputs(run, problem, result)
     write_report(run, problem, result, list(points.values()))
+    check_reached(result.limits, result.measured)
     return result
+
+
+def _measured(
+    problem: Problem, session: Session, bench: Bench, result: Result, explored: list[Point]
+) -> Result:
+    """Find picks that were measured within their budgets; they are on the front, come what may."""
+    points, times = keep_promise(problem, session, bench, result, explored)
+    result = replace(result, measured=times)
+    front = {p.candidate.digest: p for p in name_points(problem, points)}
+    picks = (best_of(points, partial(result.meets, limit=limit)) for limit in result.limits)
+    front |= {pick.candidate.digest: pick for pick in picks if pick is not None}
+    ordered = sorted(front.values(), key=lambda point: point.cost.latency_ms)
+    named = [replace(point, id=f"p{number:02d}") for number, point in enumerate(ordered, start=1)]
+    return replace(result, front=tuple(named))
 
 
 @contextmanager
@@ -220,4 +253,5 @@ def _show(
     if hint := advice(result):
         console.print(hint)
     console.print(f"Report:  {run.report}", f"Models:  {run.path / 'models'}", sep="\n")
-    console.print(f"Took {seconds:.0f} s. Latencies are predicted, none was measured.")
+    measured = "none was measured" if result.measured is None else "but those said to be measured"
+    console.print(f"Took {seconds:.0f} s. Latencies are predicted, {measured}.")

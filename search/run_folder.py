@@ -5,6 +5,7 @@ study.yaml      settings, seed, versions, digests
 journal.jsonl   every evaluation (the truth)
 front.csv  picks.json  front.png  report.html
 models/ID/      model.onnx, recipe.json
+measured/       files that were timed on a device
 log.txt
 """
 
@@ -60,6 +61,11 @@ class RunFolder:
     def log(self) -> Path:
         """What was done, one line a step."""
         return self.path / "log.txt"
+
+    @property
+    def measured(self) -> Path:
+        """Files that were timed on a device, by candidate."""
+        return self.path / "measured"
 
     def model(self, point_id: str) -> Path:
         """Return the folder of one point's files, made if it is not there."""

@@ -31,9 +31,10 @@ dt { font-weight: 600; } dd { margin: 0 0 .5rem; overflow-wrap: anywhere; }
 <h1>$title</h1>
 <ul>$picks</ul>
 <p>Latency and energy are <strong>predicted</strong> by the hardware model of $target; the interval
-holds 90 % of its errors. Nothing on this page was measured on a device. mAP is measured on
-the $images validation images, by which the points were also chosen: a test set of your own will
-show a little less. The column <em>file</em> is that of the exported ONNX model.</p>
+holds 90 % of its errors. $measured
+mAP is measured on the $images validation images, by which the points were also chosen: a test set
+of your own will show a little less. The column <em>file</em> is that of the exported ONNX
+model.</p>
 <img src="data:image/png;base64,$picture" alt="Accuracy against predicted latency">
 <h2>Front</h2>
 <div class="scroll"><table><thead><tr>$head</tr></thead><tbody>$rows</tbody></table></div>
@@ -50,6 +51,7 @@ latency.</p>
 _HEADERS = {
     "id": "id", "map50_95": "mAP50-95", "map50": "mAP50", "map50_95_exported": "file",
     "latency_ms": "latency ms", "latency_low_ms": "low", "latency_high_ms": "high",
+    "measured_ms": "measured ms",
     "energy_mj": "mJ", "size_mb": "MB", "macs_g": "GMACs", "params_m": "Mparams", "imgsz": "px",
     "meets": "meets", "beats_stock": "beats stock", "method": "from",
 }  # fmt: skip
@@ -71,6 +73,7 @@ def render_page(picture: bytes, problem: Problem, result: Result) -> str:
         title=escape(f"Compressed {problem.settings.weights} on {problem.settings.target}"),
         target=escape(problem.settings.target),
         images=len(problem.validation.images),
+        measured=escape(_measured(result)),
         picks="".join(f"<li>{escape(sentence)}</li>" for sentence in sentences),
         picture=base64.b64encode(picture).decode(),
         head="".join(f"<th>{title}</th>" for title in _HEADERS.values()),
@@ -84,6 +87,17 @@ def render_page(picture: bytes, problem: Problem, result: Result) -> str:
             f"<dt>{escape(key)}</dt><dd>{escape(str(value))}</dd>"
             for key, value in settings.items()
         ),
+    )
+
+
+def _measured(result: Result) -> str:
+    """Say what of the page was measured, and on what."""
+    timed = result.time(result.dense[0])
+    if timed is None:
+        return "Nothing on this page was measured on a device."
+    return (
+        f"The column measured is the median latency of the exported file on {timed.device}; the "
+        "predictions are corrected by the dense model's. Points without it were not measured."
     )
 
 

@@ -68,6 +68,9 @@ def _mark_budgets(axes: Any, result: Result) -> None:
                 limit.latency_ms, 0.99, f" {limit.text}", color=RED, fontsize=8, va="top",
                 transform=axes.get_xaxis_transform(),
             )  # fmt: skip
+    timed = [(time.latency_ms, accuracy(p.score)) for p in result.front if (time := result.time(p))]
+    if timed:
+        axes.plot(*zip(*timed, strict=True), "x", color=RED, markersize=6, label="measured latency")
     picks = {p.id: p for limit in result.limits if (p := result.pick(limit)) is not None}
     if picks:
         names = ", ".join(picks)

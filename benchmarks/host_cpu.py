@@ -1,0 +1,220 @@
+"""The quick ways to a faster YOLOv5 on a CPU, and paretrim's front beside them.
+
+    python -m benchmarks.host_cpu [--run RUN ...] [--shared ../shared] [--imgsz 320 640]
+                                  [--images N] [--rounds N]
+
+yolov5nu, one thread: ONNX Runtime in FP32, its static quantisation of all ops and of convolutions
+only (uint8 activations, int8 weights of each channel, the calibrator's defaults), OpenVINO in FP32
+and quantised by NNCF where it is installed, and the exported files of finished runs (`--run`: their
+folders; only files of the same input size count). Live workers on loopback time all files in turns;
+a speed-up is the median, over the turns, of the time of ONNX Runtime's FP32 in that turn over the
+file's own. mAP50-95 is that of the file in its own runtime, on the data set's validation images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("YOLO_OFFLINE", "1")
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.device_worker import running
+from evaluators.dataset import Dataset, load_dataset
+from evaluators.dense import as_input
+from evaluators.detection import detect, score_detections
+from hw_models.client import DeviceClient
+from hw_models.measurement import MeasureProtocol, precision_of
+from hw_models.pool import DevicePool
+from spaces.export import OnnxDetector, export_onnx
+from spaces.model import load_detector
+
+CALIBRATION_IMAGES = 64
+PROTOCOL = MeasureProtocol(warm_up=3, repeat=20, min_time_s=0.3, idle_s=0.0)
+RUNTIMES = ("onnxruntime", "openvino")
+FP32 = "ONNX Runtime FP32"
+
+Images = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One file to compare."""
+
+    name: str
+    path: Path
+    runtime: str = "onnxruntime"
+
+
+class Reader:
+    """Hands calibration images to onnxruntime's quantiser, one after the other."""
+
+    def __init__(self, images: Images) -> None:
+        self._images = iter(images)
+
+    def get_next(self) -> dict[str, Images] | None:
+        """Return the next image, None at the end."""
+        image = next(self._images, None)
+        return None if image is None else {"images": image[None]}
+
+
+def quick_ways(weights: Path, imgsz: int, images: Images, folder: Path) -> Iterator[Way]:
+    """Yield what a user can have in minutes."""
+    detector = load_detector(str(weights))
+    dense = folder / f"fp32-{imgsz}.onnx"
+    names = [n for n, m in detector.net.named_modules() if isinstance(m, torch.nn.Conv2d)]
+    full = {name: (32, 32) for name in names if "dfl" not in name}
+    export_onnx(detector, imgsz, dense, full)
+    yield Way(FP32, dense)
+    for name, ops in (("all ops", None), ("convolutions", ["Conv"])):
+        path = folder / f"ort-{name.replace(' ', '-')}-{imgsz}.onnx"
+        _quantize_static(dense, path, images, ops)
+        yield Way(f"ONNX Runtime static INT8, {name}", path)
+    yield Way("OpenVINO FP32", dense, "openvino")
+    if importlib.util.find_spec("nncf") is not None:
+        path = folder / f"nncf-{imgsz}.onnx"
+        _quantize_nncf(dense, path, images)
+        yield Way("OpenVINO INT8 by NNCF, mixed", path, "openvino")
+
+
+def _quantize_static(source: Path, path: Path, images: Images, ops: list[str] | None) -> None:
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    quantize_static(
+        source, path, Reader(images), quant_format=QuantFormat.QDQ, per_channel=True,
+        reduce_range=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+        op_types_to_quantize=ops,
+    )  # fmt: skip
+    _copy_metadata(source, path)
+
+
+def _quantize_nncf(source: Path, path: Path, images: Images) -> None:
+    import nncf
+
+    data = nncf.Dataset([{"images": image[None]} for image in images])
+    model = nncf.quantize(onnx.load(source), data, preset=nncf.QuantizationPreset.MIXED)
+    onnx.save(model, path)
+    _copy_metadata(source, path)
+
+
+def _copy_metadata(source: Path, path: Path) -> None:
+    """Note names and input size, which quantisers may drop."""
+    model = onnx.load(path)
+    props = {entry.key: entry.value for entry in onnx.load(source).metadata_props}
+    onnx.helper.set_model_props(model, props)
+    onnx.save(model, path)
+
+
+def of_run(run: Path, imgsz: int) -> Iterator[Way]:
+    """Yield the picks of a finished run at an input size."""
+    for pick in json.loads((run / "picks.json").read_text()):
+        if pick["imgsz"] == imgsz:
+            yield Way(f"paretrim {run.name} {pick['budget']} ({pick['id']})", run / pick["model"])
+
+
+def turns(ways: Sequence[Way], rounds: int) -> list[list[float]]:
+    """Time all files in turns on live workers.
+
+    Returns:
+        [R][W] latency of each file in each turn, milliseconds.
+    """
+    with ExitStack() as stack:
+        pools = {}
+        for runtime in dict.fromkeys(way.runtime for way in ways):
+            address = stack.enter_context(running(["--insecure"], runtime))
+            pool = DevicePool([DeviceClient(address)])
+            stack.callback(pool.close)
+            pools[runtime] = pool
+        files = [way.path.read_bytes() for way in ways]
+        protocols = [replace(PROTOCOL, precision=precision_of(data)) for data in files]
+        return [
+            [
+                pools[way.runtime].measure(data, protocol).latency_ms
+                for way, data, protocol in zip(ways, files, protocols, strict=True)
+            ]
+            for _ in range(rounds)
+        ]
+
+
+def map50_95(way: Way, data: Dataset, imgsz: int) -> float:
+    """Score a file in its own runtime."""
+    forward = _openvino(way.path) if way.runtime == "openvino" else OnnxDetector(way.path)
+    detections = []
+    for index in range(len(data)):
+        image = as_input(data.squares(imgsz, slice(index, index + 1))).contiguous().numpy()
+        detections += detect(torch.from_numpy(np.asarray(forward(image))))
+    score = score_detections(detections, data, imgsz)
+    return score.map50_95
+
+
+def _openvino(path: Path) -> Callable[[Images], Any]:
+    import openvino
+
+    settings = {"INFERENCE_NUM_THREADS": "1", "NUM_STREAMS": "1", "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(path, "CPU", settings)
+    return lambda image: compiled(image)[0]
+
+
+def compare(
+    options: argparse.Namespace, imgsz: int, calibration: Dataset, data: Dataset, folder: Path
+) -> Table:
+    """Return the table of one input size."""
+    images = as_input(calibration.squares(imgsz)).contiguous().numpy()
+    weights = options.shared / "weights/yolov5nu.pt"
+    ways = [*quick_ways(weights, imgsz, images, folder)]
+    ways += [way for run in options.run for way in of_run(run, imgsz)]
+    times_RW = np.array(turns(ways, options.rounds))
+    accuracies = [map50_95(way, data, imgsz) for way in ways]
+    title = f"yolov5nu, {imgsz} px, one thread, {len(data)} images, {options.rounds} turns"
+    table = Table("", "ms", "speed-up", "mAP50-95", "kept", title=title)
+    for column, (way, accuracy) in enumerate(zip(ways, accuracies, strict=True)):
+        ratios = times_RW[:, 0] / times_RW[:, column]
+        table.add_row(
+            way.name,
+            f"{statistics.median(times_RW[:, column]):.2f}",
+            f"{statistics.median(ratios):.2f}",
+            f"{accuracy:.3f}",
+            f"{accuracy / accuracies[0]:.1%}",
+        )
+    return table
+
+
+def main() -> None:
+    """Print a table for each input size."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, nargs="*", default=[])
+    parser.add_argument("--shared", type=Path, default=Path("../shared"))
+    parser.add_argument("--imgsz", type=int, nargs="+", default=[320, 640])
+    parser.add_argument("--images", type=int, help="validation images [all]")
+    parser.add_argument("--rounds", type=int, default=9)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    console = Console(width=110)
+    data = load_dataset(options.shared / "coco/coco.yaml", "val")
+    data = data.subset(options.images or len(data))
+    calibration = load_dataset(options.shared / "coco/coco.yaml", "train")
+    with tempfile.TemporaryDirectory() as folder:
+        for imgsz in options.imgsz:
+            part = calibration.subset(CALIBRATION_IMAGES)
+            console.print(compare(options, imgsz, part, data, Path(folder)))
+    if importlib.util.find_spec("nncf") is None:
+        console.print("NNCF is not installed: pip install nncf adds its row.")
+
+
+if __name__ == "__main__":
+    main()

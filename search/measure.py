@@ -1,0 +1,246 @@
+"""Times exported files on real devices, for the search. What is measured is journaled.
+
+The dense model is timed beside every candidate: where the device has another speed than when the
+dense model was timed first, the measurement does not count and is made again. That is a finer check
+than the pool's own, on the very network that relative budgets refer to.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from evaluators.evaluator import Evaluator
+from hw_models.client import Credentials, DeviceClient
+from hw_models.errors import InputError
+from hw_models.measurement import (
+    DeviceCallError,
+    Measurement,
+    MeasureProtocol,
+    Retry,
+    precision_of,
+)
+from hw_models.pool import DevicePool, Health, Rules
+from search.ledger import Ledger
+from search.settings import Settings
+from spaces.candidate import Candidate
+
+log = logging.getLogger(__name__)
+
+PROTOCOL = MeasureProtocol(warm_up=5, number=1, repeat=50, min_time_s=1.0, idle_s=0.0)
+RULES = Rules(acquire_s=150.0)
+STEADY = 0.05
+"""Relative change of the dense model's time that is still the same speed."""
+TRIES = 8
+WAIT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """A measured latency.
+
+    Attributes:
+        latency_ms: Median of the samples.
+        spread_ms: Their median absolute deviation.
+        speed: Time of the dense model beside it over its time at first; 1 for the same speed.
+        device: Which device, by its key.
+        model_digest: SHA-256 of the measured file.
+    """
+
+    latency_ms: float
+    spread_ms: float
+    speed: float
+    device: str
+    model_digest: str
+
+    @property
+    def at_first_speed_ms(self) -> float:
+        """The latency had the device been as fast as when the dense model was timed first."""
+        return self.latency_ms / self.speed
+
+    def within(self, budget_ms: float) -> bool:
+        """Whether a budget is met, as measured and at the dense model's speed."""
+        return max(self.latency_ms, self.at_first_speed_ms) <= budget_ms
+
+
+class Bench:
+    """Measures candidates of one run on devices of one kind.
+
+    Args:
+        pool: The devices.
+        ledger: Where measurements are looked up and recorded.
+        evaluator: Exports candidates.
+        folder: Where exported files are kept, named by candidate.
+        dense: The candidate whose time is the reference.
+        sleep: Waits seconds.
+
+    Raises:
+        DeviceError: Here as in `measure`: the devices have trouble.
+    """
+
+    def __init__(
+        self,
+        pool: DevicePool,
+        ledger: Ledger,
+        evaluator: Evaluator,
+        folder: Path,
+        dense: Candidate,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._pool = pool
+        self._ledger = ledger
+        self._evaluator = evaluator
+        self._folder = folder
+        self._sleep = sleep
+        (kind,) = pool.kinds
+        self._how = f"{kind} | {PROTOCOL.digest}"
+        self._dense = dense
+        self.dense = self.measure(dense)
+
+    def file(self, candidate: Candidate) -> Path:
+        """Return the exported file of a candidate; it is written once."""
+        path = self._folder / f"{candidate.digest}.onnx"
+        if not path.is_file():
+            self._folder.mkdir(exist_ok=True)
+            part = path.with_suffix(".part")
+            self._evaluator.export(candidate, part)
+            part.replace(path)
+        return path
+
+    def measure(self, candidate: Candidate) -> Timed:
+        """Return the latency of a candidate's exported file, from the journal if it is there.
+
+        Raises:
+            DeviceError: No device could measure it at a steady speed.
+        """
+        known = self._ledger.measured.get((candidate.digest, self._how))
+        if known is None:
+            measurement, speed = self._steady(candidate)
+            self._ledger.record_measurement(
+                candidate.digest, self._how, _record(measurement) | {"speed": speed}
+            )
+            known = self._ledger.measured[candidate.digest, self._how]
+        return _timed(known)
+
+    def _first(self) -> Measurement:
+        """Measure the dense model until two in a row agree.
+
+        Raises:
+            DeviceError: They never do.
+        """
+        previous = self._call(self._dense)
+        for _ in range(TRIES):
+            again = self._call(self._dense)
+            if abs(again.latency_ms / previous.latency_ms - 1) <= STEADY / 2:
+                return again
+            self._sleep(WAIT_S)
+            previous = again
+        raise DeviceCallError(
+            f"The device is not steady: of {TRIES + 1} measurements of the dense model no two in a "
+            f"row agree within {STEADY / 2:.1%}.",
+            "Close other programs there and fix its clocks; then go on with --resume.",
+            Retry.NEVER,
+        )
+
+    def _steady(self, candidate: Candidate) -> tuple[Measurement, float]:
+        """Measure until the device has its first speed before and after."""
+        if candidate == self._dense:
+            return self._first(), 1.0
+        before = self._call(self._dense).latency_ms
+        for attempt in range(1, TRIES + 1):
+            measurement = self._call(candidate)
+            after = self._call(self._dense).latency_ms
+            speed = (before + after) / 2 / self.dense.latency_ms
+            if all(abs(ms / self.dense.latency_ms - 1) <= STEADY for ms in (before, after)):
+                return measurement, speed
+            log.info(
+                "the device is not steady: the dense model took %.3f ms at first, now %.3f ms "
+                "before and %.3f ms after (try %d of %d)",
+                self.dense.latency_ms, before, after, attempt, TRIES,
+            )  # fmt: skip
+            self._sleep(WAIT_S)
+            before = self._call(self._dense).latency_ms
+        raise DeviceCallError(
+            f"The device is not steady: the dense model took {self.dense.latency_ms:.3f} ms at "
+            f"first and {after:.3f} ms in the last of {TRIES} tries.",
+            "Close other programs there and fix its clocks; then go on with --resume. If it is "
+            "another speed for good, start a new run.",
+            Retry.NEVER,
+        )
+
+    def _call(self, candidate: Candidate) -> Measurement:
+        model = self.file(candidate).read_bytes()
+        return self._pool.measure(model, replace(PROTOCOL, precision=precision_of(model)))
+
+    def deliver(self, candidate: Candidate, path: Path) -> None:
+        """Write the file of a candidate, the measured one."""
+        shutil.copyfile(self.file(candidate), path)
+
+
+@contextmanager
+def devices(settings: Settings) -> Iterator[DevicePool | None]:
+    """Give the pool of the devices that the settings name; None if they name none.
+
+    Raises:
+        InputError: They are of several kinds, or addresses or credentials are no good.
+        DeviceError: One of them cannot be measured on.
+    """
+    if not settings.measure_on:
+        yield None
+        return
+    names = {
+        "ca": "tls_ca",
+        "certificate": "tls_cert",
+        "key": "tls_key",
+        "token_file": "token_file",
+    }
+    given = {name: getattr(settings, option) for name, option in names.items()}
+    files = {name: Path(path) for name, path in given.items() if path is not None}
+    credentials = Credentials(**files, server_name=settings.server_name)
+    clients = [DeviceClient(address, credentials) for address in settings.measure_on]
+    pool = DevicePool(clients, RULES)
+    try:
+        _check(pool, settings.measure_on)
+        yield pool
+    finally:
+        pool.close()
+
+
+def _check(pool: DevicePool, addresses: Sequence[str]) -> None:
+    for status in pool.status():
+        if status.health is not Health.GOOD:
+            raise DeviceCallError(
+                f"{status.address} cannot be measured on: {status.trouble}",
+                "`paretrim devices` shows how the devices are.",
+                Retry.NEVER,
+            )
+    if len(pool.kinds) > 1:
+        raise InputError(
+            f"--measure-on {', '.join(addresses)}: expected devices of one kind, got "
+            f"{'; '.join(pool.kinds)}.",
+            "Name those of the target only.",
+        )
+
+
+def _record(measurement: Measurement) -> dict[str, Any]:
+    """Return a measurement as JSON; what the model computed is left out."""
+    record = asdict(measurement)
+    del record["outputs"]
+    samples = [round(sample, 5) for sample in measurement.samples]
+    return record | {"samples": samples, "spread_ms": measurement.spread_ms}
+
+
+def _timed(record: Any) -> Timed:
+    return Timed(
+        latency_ms=float(record["latency_ms"]),
+        spread_ms=float(record["spread_ms"]),
+        speed=float(record["speed"]),
+        device=str(record["device"]),
+        model_digest=str(record["model_digest"]),
+    )
