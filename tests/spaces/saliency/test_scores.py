@@ -11,11 +11,18 @@ from ultralytics.nn.modules import Conv
 from hw_models.errors import InputError
 from spaces.groups import Network
 from spaces.model import Detector
-from spaces.saliency import CRITERIA, rank
-from spaces.saliency.activation import activation
+from spaces.saliency import rank
+from spaces.saliency.activation import activation, activation_mean, activation_std
 from spaces.saliency.bn_gamma import bn_gamma
 from spaces.saliency.energy import activation_energy, energy
+from spaces.saliency.fisher import fisher
+from spaces.saliency.fpgm import fpgm
+from spaces.saliency.hrank import hrank
+from spaces.saliency.lamp import lamp
 from spaces.saliency.norm import l1, l2
+from spaces.saliency.objectives import Objective, confidence_loss, random_projection
+from spaces.saliency.taylor import taylor_activation, taylor_weight
+from spaces.saliency.variational import information, variational
 
 
 @pytest.fixture
@@ -65,20 +72,6 @@ def pictures(count: int = 3) -> torch.Tensor:
     return torch.rand(count, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("criterion", CRITERIA)
-def test_every_criterion_orders_every_group(
-    u_detector: Detector, u_network: Network, criterion: str
-) -> None:
-    before = u_detector.digest
-    ranking = rank(u_detector, u_network, criterion, pictures())
-    assert ranking.keys() == {group.name for group in u_network.groups}
-    for group in u_network.groups:
-        assert np.array_equal(np.sort(ranking[group.name]), np.arange(group.size))
-    assert u_detector.digest == before
-    again = rank(u_detector, u_network, criterion, pictures())
-    assert all(np.array_equal(again[name], order) for name, order in ranking.items())
-
-
 def test_members_of_a_group_have_the_same_say(u_detector: Detector, u_network: Network) -> None:
     """A shortcut's channels are written by two convolutions; the scale of one means nothing."""
     first, second = u_network.groups[2].members
@@ -109,11 +102,6 @@ def test_channels_that_all_score_nothing_keep_their_order(
     assert rank(detector, u_network, "l1")["model.0"].tolist() == list(range(16))
 
 
-def test_unknown_criterion_is_refused(u_detector: Detector, u_network: Network) -> None:
-    with pytest.raises(InputError, match="Unknown pruning criterion 'size'; expected one of l1"):
-        rank(u_detector, u_network, "size")
-
-
 def test_activation_is_the_mean_square_on_images(u_detector: Detector) -> None:
     images = pictures(11)  # in two batches, of 8 and 3
     block = u_detector.net.get_submodule("model.1")
@@ -124,12 +112,6 @@ def test_activation_is_the_mean_square_on_images(u_detector: Detector) -> None:
     assert not any(module._forward_hooks for module in u_detector.net.modules())
 
 
-def test_activation_wants_images(u_detector: Detector, u_network: Network) -> None:
-    for images in (None, torch.zeros(0, 3, 64, 64)):
-        with pytest.raises(InputError, match="expected at least one, got none"):
-            rank(u_detector, u_network, "activation", images)
-
-
 def test_expected_energy_is_close_to_the_measured_one(u_detector: Detector) -> None:
     """The batch norms of this model have the statistics of such pictures."""
     images = torch.rand(4, 3, 128, 128, generator=torch.Generator().manual_seed(1))
@@ -138,3 +120,83 @@ def test_expected_energy_is_close_to_the_measured_one(u_detector: Detector) -> N
         block = u_detector.net.get_submodule(name)
         correlation = np.corrcoef(energy(block).numpy(), measured(block).numpy())[0, 1]
         assert correlation > 0.9, name
+
+
+def test_fpgm_sums_the_distances_to_the_other_filters(block: Conv) -> None:
+    block.conv = nn.Conv2d(2, 3, 1).requires_grad_(False)
+    block.conv.weight[:] = torch.tensor([[0.0, 0], [3, 4], [3, 0]]).view(3, 2, 1, 1)
+    assert fpgm(block).tolist() == [5 + 3, 5 + 4, 3 + 4]
+
+
+def test_lamp_is_the_share_of_the_filters_at_least_as_strong(block: Conv) -> None:
+    block.conv = nn.Conv2d(2, 4, 1).requires_grad_(False)
+    block.conv.weight[:] = torch.tensor([[1.0, 1], [2, 0], [0, 0], [1, 1]]).view(4, 2, 1, 1)
+    assert lamp(block).tolist() == [0.25, 1, 0, 0.25]
+    block.conv.weight.zero_()
+    assert lamp(block).tolist() == [0] * 4
+
+
+def test_mean_spread_and_rank_of_activations(u_detector: Detector) -> None:
+    images = pictures(9)
+    block = u_detector.net.get_submodule("model.1")
+    with torch.no_grad():
+        maps = block(u_detector.net.get_submodule("model.0")(images))
+    flat = maps.double().transpose(0, 1).flatten(1)
+    for measure, expected in (
+        (activation_mean, flat.abs().mean(1)),
+        (activation_std, flat.std(1, correction=0)),
+        (hrank, torch.linalg.matrix_rank(maps).double().mean(0)),
+    ):
+        assert torch.allclose(measure(u_detector.net, images)(block), expected, rtol=1e-4)
+
+
+def test_confidence_loss_in_numbers() -> None:
+    outputs = torch.zeros(2, 6, 3)
+    outputs[:, 4] = torch.tensor([[0.5, 0.25, 1.0], [0.5, 0.5, 0.5]])
+    expected = (math.log(2) + math.log(4)) / 3 + math.log(2)
+    assert float(confidence_loss(outputs)) == pytest.approx(expected)
+
+
+def test_squared_gradients_of_the_projection_are_its_curvature() -> None:
+    """For one class, the Fisher information of a Bernoulli variable by p is 1 / (p (1 - p))."""
+    outputs = torch.tensor([[8.0, 8, 4, 2, 0.2]]).view(1, 5, 1).requires_grad_(True)
+    objective = random_projection(torch.Generator().manual_seed(0))
+    (gradient,) = torch.autograd.grad(objective(outputs), outputs)
+    of_box = [0.2 / 4**2, 0.2 / 2**2] * 2  # the score over the squared size
+    expected = [*of_box, 1 / (0.2 * 0.8)]
+    assert gradient.square().flatten().tolist() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["model.1", "model.6.m.1.cv2"])
+def test_derivatives_are_those_of_gates(u_detector: Detector, name: str) -> None:
+    """Against central differences, with a factor on one channel of a block's output."""
+    image, channel, step = pictures(1), 3, 1e-2
+    block = u_detector.net.get_submodule(name)
+
+    def with_gate(objective: Objective, factor: float) -> float:
+        gates = torch.ones(block.conv.out_channels)
+        gates[channel] = factor
+        hook = block.register_forward_hook(lambda _, __, y: y * gates[:, None, None])
+        try:
+            with torch.no_grad():
+                return float(objective(u_detector.net(image).double()))
+        finally:
+            hook.remove()
+
+    slope = (with_gate(confidence_loss, 1 + step) - with_gate(confidence_loss, 1 - step)) / 2 / step
+    found = taylor_activation(u_detector.net, image)(block)[channel]
+    assert float(found) == pytest.approx(abs(slope), rel=0.05)
+    whole_filter = taylor_weight(u_detector.net, image)(block)
+    assert (whole_filter > 0).all()
+
+
+def test_variational_scores_follow_the_curvature(u_detector: Detector) -> None:
+    """Nats grow with the curvature; where it has its mean, s (1 + s) = 1: the golden ratio."""
+    block = u_detector.net.get_submodule("model.3")
+    curvature = fisher(u_detector.net, pictures())(block)
+    nats = information(u_detector.net, pictures())(block)
+    assert torch.equal(nats.argsort(), curvature.argsort())
+    golden = (1 + 5**0.5) / 2
+    at_mean = np.interp(float(curvature.mean()), *(np.sort(x.numpy()) for x in (curvature, nats)))
+    assert at_mean == pytest.approx(math.log1p(golden) / 2, rel=0.02)
+    assert (variational(u_detector.net, pictures())(block) > 0).all()
