@@ -212,13 +212,36 @@ def _two_digits(value: str) -> str:
     return f"{float(value):.2f}" if value else ""
 
 
+LEVEL = 0.005
+"""Difference in mAP50-95 that validation images hardly tell."""
+
+
 def advice(result: Result) -> str:
     """Say what else would help, if that is plain to see."""
-    picks = [point for limit in result.limits if (point := result.pick(limit)) is not None]
-    if not any(beats_stock(point, result.dense) is False for point in picks):
+    picks = [(limit, point) for limit in result.limits if (point := result.pick(limit)) is not None]
+    dense = {point.candidate for point in result.dense}
+    lines = [line for limit, point in picks if (line := _hardly_worse(result, limit, point))]
+    if any(beats_stock(p, result.dense) is False and p.candidate not in dense for _, p in picks):
+        sizes = ",".join(str(point.candidate.imgsz) for point in result.dense)
+        lines.append(f"A smaller input alone does as well here: let it vary with --imgsz {sizes}.")
+    return "\n".join(dict.fromkeys(lines))
+
+
+def _hardly_worse(result: Result, limit: Limits, point: Point) -> str:
+    """Name the fastest point that is hardly less accurate than the pick."""
+    level = [
+        other
+        for other in result.front
+        if result.meets(other, limit) and accuracy(other.score) >= accuracy(point.score) - LEVEL
+    ]
+    fastest = min(level, key=lambda other: other.cost.latency_ms, default=point)
+    if fastest.cost.latency_ms > 0.95 * point.cost.latency_ms:
         return ""
-    sizes = ",".join(str(point.candidate.imgsz) for point in result.dense)
-    return f"A smaller input alone does as well here: let it vary with --imgsz {sizes}."
+    return (
+        f"{fastest.id} is hardly less accurate than {point.id}: mAP50-95 "
+        f"{accuracy(fastest.score):.3f} at {fastest.cost.latency_ms:.2f} ms predicted and "
+        f"{fastest.cost.size_bytes / point.cost.size_bytes:.0%} of its size."
+    )
 
 
 def describe_pick(result: Result, limit: Limits) -> str:
