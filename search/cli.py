@@ -17,6 +17,7 @@ from rich.console import Console
 from typer.exceptions import TyperException
 
 from hw_models.cli import add_commands
+from hw_models.cli_options import ServerName, TlsCa, TlsCert, TlsKey, TokenFile
 from hw_models.devices_cli import devices
 from hw_models.errors import InputError, ParetrimError
 
@@ -61,7 +62,13 @@ def search(
     max_drop: Annotated[
         float | None, typer.Option(help="largest loss of mAP50-95 against dense, such as 0.02")
     ] = None,
-    method: Annotated[str | None, typer.Option(help="paretrim, nsga2, uniform [paretrim]")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="paretrim, nsga2, milp, dp, spdy, eagleeye, netadapt, hawq, halp, error-limit, "
+            "random, uniform [paretrim]"
+        ),
+    ] = None,
     prune: Annotated[
         str | None, typer.Option(help="pruning criterion, or none: no pruning")
     ] = None,
@@ -81,6 +88,15 @@ def search(
     actors: Annotated[
         int | None, typer.Option(help="evaluation actors; 0: in this process [all CPUs or GPUs]")
     ] = None,
+    measure_on: Annotated[
+        list[str] | None,
+        typer.Option(help="HOST:PORT of a device worker: picks are measured there; repeatable"),
+    ] = None,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    token_file: TokenFile = None,
+    server_name: ServerName = "",
     seed: Annotated[int | None, typer.Option(help="seed of all random choices [0]")] = None,
     project: Annotated[Path, typer.Option(help="where runs are kept")] = Path("runs/search"),
     name: Annotated[str, typer.Option(help="name of the run")] = "exp",
@@ -113,6 +129,17 @@ def search(
         "evals": evals,
         "time_budget_s": time_budget,
         "actors": actors,
+        "measure_on": tuple(measure_on) if measure_on else None,
+        **{
+            name: path and str(path.resolve())
+            for name, path in (
+                ("tls_ca", tls_ca),
+                ("tls_cert", tls_cert),
+                ("tls_key", tls_key),
+                ("token_file", token_file),
+            )
+        },
+        "server_name": server_name or None,
         "seed": seed,
         "trust_checkpoint": trust_checkpoint or None,
     }
