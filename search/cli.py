@@ -20,6 +20,7 @@ from hw_models.cli import add_commands
 from hw_models.cli_options import ServerName, TlsCa, TlsCert, TlsKey, TokenFile
 from hw_models.devices_cli import devices
 from hw_models.errors import InputError, ParetrimError
+from search.recover_cli import recover
 
 app = typer.Typer(
     name="paretrim",
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 add_commands(app)
 app.command()(devices)
+app.command()(recover)
 
 INTERRUPTED = 130
 LOG_WIDTH = 130  # of tables where standard output is no terminal

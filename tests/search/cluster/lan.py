@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -117,9 +118,14 @@ class Lan:
         }
         return subprocess.Popen(  # noqa: S603
             self.command(LAPTOP, "env", "-C", ROOT, *command),
-            env=environment, text=True, stdin=subprocess.DEVNULL,
+            env=environment, text=True, start_new_session=True, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
+
+    def stop(self, process: subprocess.Popen[str]) -> None:
+        """End a command of the laptop and all that it started."""
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
     def cut(self, host: int) -> None:
         """Take a host off the network."""

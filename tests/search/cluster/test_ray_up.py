@@ -102,6 +102,7 @@ def test_ray_submit_evaluates_on_both_hosts_and_the_run_comes_back(
 
 def test_every_node_has_the_token_for_itself_alone(cluster: Cluster) -> None:
     tokens = [cluster.lan.home(host) / ".ray" / "auth_token" for host in (1, 2)]
+    wait_for("the token on host 2", tokens[1].exists)
     assert tokens[0].read_text() == tokens[1].read_text()
     assert [token.stat().st_mode & 0o777 for token in tokens] == [0o600, 0o600]
     assert not (cluster.lan.home(LAPTOP) / ".ray" / "auth_token").exists()
@@ -133,12 +134,13 @@ def test_a_job_goes_on_without_its_submitter(cluster: Cluster) -> None:
             *token, "ray", "job", "submit", "--address", "http://127.0.0.1:8265",
             "--working-dir", ".", "--no-wait", "--submission-id", "overnight", "--",
             "python", "search.py", "--latency", "30ms", "--evals", "20", "--method", "random",
-            "--name", "job", "--imgsz", "160", "--data", "~/tiny/tiny.yaml",
+            "--name", "job", "--imgsz", "160",
+            "--data", cluster.lan.folder / "here/home/tiny/tiny.yaml",
         )  # fmt: skip
         output, _ = submit.communicate(timeout=PATIENCE_S)
         assert submit.returncode == 0, output
     finally:
-        tunnel.terminate()
+        cluster.lan.stop(tunnel)
     wait_for("the job's end", (cluster.run("job") / "report.html").exists)
     assert_recorded_once(cluster.journal("job"))
 

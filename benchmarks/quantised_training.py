@@ -1,0 +1,117 @@
+"""Few bits with and without training: python -m benchmarks.quantised_training FOLDER.
+
+The demo detector with all convolutions (the first and the last, too) at 4-bit weights and 4-bit
+activations: rounded after training, and after short trainings with LSQ and NIPQ from several seeds.
+NIPQ chooses widths of 2 to 8 bits whose means are 4 at most. Results are kept in FOLDER; what is
+done is not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("YOLO_OFFLINE", "1")
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from evaluators.demo import demo_dataset, demo_detector
+from evaluators.dense import as_input
+from evaluators.training.lsq import Lsq
+from evaluators.training.method import Bits, Method
+from evaluators.training.nipq import Nipq
+from evaluators.training.trainer import Plan, Training
+from evaluators.training.validate import Validation
+from spaces.quantization.calibrate import calibrate_activations
+from spaces.quantization.grid import ActivationScales
+from spaces.quantization.sharing import shared_inputs
+from spaces.quantization.simulate import quantize
+
+BITS = 4
+CALIBRATION_IMAGES = 32
+METHODS: dict[str, Callable[[Bits, ActivationScales], Method]] = {"lsq": Lsq, "nipq": Nipq}
+
+
+class Setting:
+    """The demo at one input size: model, images, bits and scales."""
+
+    def __init__(self, imgsz: int, images: int) -> None:
+        self.detector = replace(demo_detector(), imgsz=imgsz)
+        self.training = demo_dataset("train", images)
+        self.validation = Validation(demo_dataset("val", 128), imgsz)
+        names = [name for name in shared_inputs(self.detector.net) if ".dfl." not in name]
+        self.bits: Bits = dict.fromkeys(names, (BITS, BITS))
+        squares = self.training.subset(CALIBRATION_IMAGES).squares(imgsz)
+        self.scales = calibrate_activations(self.detector, as_input(squares))
+
+    def rounded(self) -> float:
+        """Return mAP50-95 after rounding alone."""
+        net = copy.deepcopy(self.detector.net)
+        quantize(net, self.bits, self.scales)
+        return self.validation.measure(net).map50_95
+
+    def trained(self, method: str, plan: Plan, checkpoint: Path) -> dict[str, Any]:
+        """Return mAP50-95 and bits after training."""
+        methods = [METHODS[method](self.bits, self.scales)]
+        training = Training(self.detector, self.detector, self.training, plan, methods)
+        if checkpoint.exists():
+            training.load(checkpoint)
+        while training.epoch < plan.epochs:
+            report = training.run_epoch()
+            training.save(checkpoint)
+            print(f"{checkpoint.stem}: epoch {report.epoch}, loss {report.loss:.3f}", flush=True)
+        trained = training.result()
+        weights = Counter(width for width, _ in trained.grids.bits.values())
+        return {
+            "map50_95": self.validation.measure(trained.simulated().net).map50_95,
+            "weight_bits": dict(sorted(weights.items())),
+        }
+
+
+def main() -> None:
+    """Read the command line, train what is missing and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--imgsz", type=int, default=160)
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    setting = Setting(options.imgsz, options.images)
+    results: dict[str, list[float]] = {method: [] for method in METHODS}
+    for seed in range(options.seeds):
+        for method in METHODS:
+            name = f"{method}-{options.imgsz}-{options.images}x{options.epochs}-{seed}"
+            done = options.folder / f"{name}.json"
+            if not done.exists():
+                plan = Plan(options.epochs, seed=seed)
+                result = setting.trained(method, plan, options.folder / f"{name}.ckpt")
+                done.write_text(json.dumps(result))
+                print(name, result, flush=True)
+            results[method].append(json.loads(done.read_text())["map50_95"])
+    table = Table(title=f"demo at {options.imgsz} px, W{BITS}A{BITS} everywhere, mAP50-95 of 128")
+    for header in ("method", "mean", "seeds"):
+        table.add_column(header)
+    dense = setting.validation.measure(setting.detector.net).map50_95
+    table.add_row("dense, 32 bits", f"{dense:.3f}", "")
+    table.add_row("rounded after training", f"{setting.rounded():.3f}", "")
+    for method, values in results.items():
+        seeds = " ".join(f"{value:.3f}" for value in values)
+        table.add_row(f"trained, {method}", f"{np.mean(values):.3f}", seeds)
+    Console(width=100, highlight=False).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""`paretrim recover` on the command line."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from hw_models.errors import InputError
+
+LOG_WIDTH = 130  # of tables where standard output is no terminal
+
+
+def recover(
+    run: Annotated[Path, typer.Argument(help="the folder of a finished search")],
+    point: Annotated[
+        list[str] | None, typer.Option(help="id in front.csv; repeatable [the picks]")
+    ] = None,
+    trials: Annotated[int, typer.Option(help="trainings a point, with different settings")] = 2,
+    epochs: Annotated[
+        int | None, typer.Option(help="of the longest training [8000 images seen]")
+    ] = None,
+    rounding: Annotated[
+        str, typer.Option(help="how layers of few bits are trained: lsq, nipq")
+    ] = "lsq",
+    splice: Annotated[
+        bool, typer.Option("--splice", help="sparse layers: removed weights may come back")
+    ] = False,
+    slimming: Annotated[
+        str | None,
+        typer.Option(help="pull batch-norm scales to zero: plain, cosine, asr, crlst, soft"),
+    ] = None,
+    no_labels: Annotated[
+        bool, typer.Option("--no-labels", help="learn from the dense model alone")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="seed of all random choices")] = 0,
+) -> None:
+    """Fine-tune points of a search with Ray Tune, and put them into its front.
+
+    Given again after an interruption, the same command goes on where it was.
+    """
+    # Imported here: torch, ray and ultralytics take seconds, and the other commands need none.
+    try:
+        from search.recover import Treatment, Wish
+        from search.recover import recover as carry_out
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"Recovering needs {error.name}, which is not installed.",
+            "pip install 'paretrim[search]'",
+        ) from error
+    console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH, highlight=False)
+    treatment = Treatment(rounding, splice, slimming)
+    wish = Wish(tuple(point or ()), trials, epochs, treatment, not no_labels, seed)
+    carry_out(run, wish, console)

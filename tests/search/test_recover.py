@@ -1,0 +1,240 @@
+"""`paretrim recover` from the outside: a real search, real Ray Tune, real training, real files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from rich.console import Console
+
+from evaluators.demo.generator import NAMES
+from evaluators.training.files import load_trained
+from hw_models.errors import CorruptRunError, InputError
+from search.front import non_dominated
+from search.problem import prepare
+from search.recover import (
+    METHOD,
+    AshaByPoint,
+    Payload,
+    Start,
+    Treatment,
+    Wish,
+    recover,
+    trial_configs,
+    tune_points,
+)
+from search.run_folder import RunFolder
+from spaces.export import OnnxDetector
+from tests.search.conftest import write_yolo
+from tests.search.test_cli import ROOT, assert_one_paragraph
+
+SIZE = "128"
+
+
+def paretrim(*arguments: str | Path) -> list[str]:
+    program = "from search.cli import main; main()"
+    return [sys.executable, "-c", program, *map(str, arguments)]
+
+
+def call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603
+        paretrim(*arguments), capture_output=True, text=True, timeout=500, cwd=ROOT
+    )
+
+
+def rows_of(run: Path) -> dict[str, dict[str, str]]:
+    with (run / "front.csv").open() as file:
+        return {row["id"]: row for row in csv.DictReader(file)}
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Search the demo detector at a small size for a pick that lost much."""
+    folder = tmp_path_factory.mktemp("recover")
+    write_yolo(folder, "val", 16)
+    write_yolo(folder, "train", 96)
+    content = {"train": "images/train", "val": "images/val", "names": list(NAMES)}
+    (folder / "data.yaml").write_text(yaml.safe_dump(content))
+    done = call(
+        "search", "--data", folder / "data.yaml", "--imgsz", SIZE, "--latency", "90%",
+        "--method", "uniform", "--evals", "6", "--actors", "0", "--project", folder,
+        "--target", "jetson-tx2",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder / "exp"
+
+
+def test_killed_and_continued_a_recovery_improves_the_pick(searched: Path, tmp_path: Path) -> None:
+    run = tmp_path / "exp"
+    shutil.copytree(searched, run)
+    before = {name: (run / name).read_bytes() for name in ("journal.jsonl", "front.csv")}
+    arguments = ("recover", run, "--trials", "2", "--epochs", "7")
+    process = subprocess.Popen(  # noqa: S603
+        paretrim(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
+    )
+    deadline = time.monotonic() + 300
+    while "epoch 2 of" not in (run / "log.txt").read_text() and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.2)
+    process.kill()
+    process.communicate()
+    assert {name: (run / name).read_bytes() for name in before} == before  # nothing was damaged
+
+    done = call(*arguments)
+    assert done.returncode == 0, done.stderr
+    log = (run / "log.txt").read_text()
+    assert "going on with the trials" in log
+    assert log.count("epoch 1 of") <= 3  # trials that had a checkpoint did not begin again
+    assert len(list((run / "recover").glob("tune-*"))) == 1
+    assert (run / "journal.jsonl").read_bytes() == before["journal.jsonl"]
+
+    rows = rows_of(run)
+    (pick,) = json.loads((run / "picks.json").read_text())
+    source = rows_of(searched)[pick["id"].removesuffix("r")]
+    recovered = rows[pick["id"]]
+    assert pick["id"].endswith("r")
+    assert recovered["method"] == METHOD
+    assert float(recovered["map50_95"]) > float(source["map50_95"]) + 0.02
+    assert recovered["latency_ms"] == source["latency_ms"]
+    assert recovered["digest"] == source["digest"]
+    gap = float(recovered["map50_95_exported"]) - float(recovered["map50_95"])
+    assert abs(gap) <= 0.01
+    points = [row for name, row in rows.items() if name != "dense"]
+    assert non_dominated([[-float(r["map50_95"]), float(r["latency_ms"])] for r in points]).all()
+
+    folder = run / "models" / pick["id"]
+    recipe = json.loads((folder / "recipe.json").read_text())
+    assert recipe["recovered"]["from"] == source["id"]
+    assert recipe["exported"]["largest_difference"] < 0.05
+    trained = load_trained(folder / "weights.safetensors")
+    x = torch.rand(1, 3, int(SIZE), int(SIZE))
+    found = torch.from_numpy(OnnxDetector(folder / "model.onnx")(x.numpy()))
+    assert (found - trained.simulated().net(x)).abs().mean() < 0.1  # pixels, mostly
+    assert pick["id"] in (run / "report.html").read_text()
+
+
+def test_a_trial_that_diverges_is_reported_and_not_picked(
+    searched: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    problem = prepare(RunFolder(searched).read_settings())
+    student = problem.build().build(problem.dense())
+    payload = Payload(
+        {"dense": Start(student, {}, None, {}, 0.0)},
+        problem.detector,
+        problem.validation,
+        problem.validation,
+        Treatment(),
+    )
+    (good,) = trial_configs([_named("dense")], 16, Wish(trials=1, epochs=1))
+    wild = {"point": "dense", "number": 1, "plan": {**good["plan"], "learning_rate": 1e15}}
+    wild["plan"]["epochs"] = 6
+    with caplog.at_level(logging.INFO):
+        best = tune_points(RunFolder(tmp_path), payload, [good, wild])
+    assert best["dense"][0]["number"] == 0
+    assert "dense trial 1: diverged: " in caplog.text
+
+
+def _named(name: str) -> object:
+    return type("Named", (), {"id": name})()
+
+
+def test_the_first_trials_are_the_default_with_and_without_distillation() -> None:
+    wish = Wish(trials=3, epochs=10)
+    configs = trial_configs([_named("a"), _named("b")], 100, wish)  # type: ignore[list-item]
+    assert [(c["point"], c["number"]) for c in configs] == [
+        ("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 2), ("b", 2)
+    ]  # fmt: skip
+    assert configs[0]["plan"] == configs[1]["plan"]
+    assert configs[0]["plan"]["epochs"] == 10
+    assert [c["plan"]["distillation"] > 0 for c in configs[:3]] == [True, True, False]
+    assert configs == trial_configs([_named("a"), _named("b")], 100, wish)  # type: ignore[list-item]
+
+
+class _Trial:
+    def __init__(self, name: str, point: str) -> None:
+        self.trial_id = name
+        self.config = {"trial": {"point": point}}
+
+
+def test_without_labels_every_trial_learns_from_the_dense_model() -> None:
+    wish = Wish(trials=4, epochs=10, labels=False)
+    configs = trial_configs([_named("a")], 100, wish)  # type: ignore[list-item]
+    assert all(c["plan"]["labels"] == 0 < c["plan"]["distillation"] for c in configs)
+
+
+def test_trials_compete_within_their_point_only() -> None:
+    scheduler = AshaByPoint()
+    good, bad, other = _Trial("1", "a"), _Trial("2", "a"), _Trial("3", "b")
+    for trial in (good, bad, other):
+        scheduler.on_trial_add(None, trial)
+    decisions = [
+        scheduler.on_trial_result(None, trial, {"percent": 60, "map50_95": value})
+        for trial, value in ((good, 0.5), (bad, 0.4), (other, 0.1))
+    ]
+    assert decisions == ["CONTINUE", "STOP", "CONTINUE"]
+
+
+@pytest.fixture
+def attempt() -> Iterator[Callable[..., str]]:
+    """Return a function that recovers in this process and returns the error's words."""
+    handlers = logging.getLogger().handlers
+
+    def run_it(run: Path, **wish: Any) -> str:
+        with pytest.raises((InputError, CorruptRunError)) as caught:
+            recover(run, Wish(**wish), Console(quiet=True))
+        return str(caught.value)
+
+    yield run_it
+    logging.getLogger().handlers = handlers
+
+
+def test_a_bad_call_is_one_paragraph(tmp_path: Path) -> None:
+    assert_one_paragraph(call("recover", tmp_path), 2, "study.yaml", str(tmp_path))
+
+
+def test_wrong_options_are_named(searched: Path, attempt: Callable[..., str]) -> None:
+    assert "--trials 0" in attempt(searched, trials=0)
+    assert "--rounding up: expected one of lsq, nipq" in attempt(
+        searched, treatment=Treatment(rounding="up")
+    )
+    assert "--slimming x" in attempt(searched, treatment=Treatment(slimming="x"))
+    unknown = attempt(searched, points=("p99",))
+    assert "--point p99" in unknown
+    assert "p01" in unknown
+
+
+@pytest.mark.parametrize("missing", ["journal.jsonl", "front.csv", "picks.json"])
+def test_an_unfinished_run_is_refused(
+    missing: str, searched: Path, tmp_path: Path, attempt: Callable[..., str]
+) -> None:
+    run = tmp_path / "exp"
+    shutil.copytree(searched, run)
+    (run / missing).unlink()
+    assert f"has no {missing}" in attempt(run)
+
+
+def test_a_front_that_the_journal_does_not_know_is_refused(
+    searched: Path, tmp_path: Path, attempt: Callable[..., str]
+) -> None:
+    run = tmp_path / "exp"
+    shutil.copytree(searched, run)
+    text = (run / "front.csv").read_text()
+    digest = next(iter(rows_of(run).values()))["digest"]
+    (run / "front.csv").write_text(text.replace(digest, "0" * 64))
+    assert "not in the journal" in attempt(run)
+    (run / "front.csv").write_text("id\n1\n")
+    assert "expected a table with id" in attempt(run)
+    (run / "front.csv").write_text(text.replace("uniform", METHOD))
+    shutil.rmtree(run / "recover", ignore_errors=True)
+    assert "the front before them, is gone" in attempt(run)
