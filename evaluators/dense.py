@@ -19,6 +19,7 @@ from evaluators.refit import Inputs, measure_inputs
 from spaces.groups import Network
 from spaces.model import Detector
 from spaces.quantization.calibrate import calibrate_activations
+from spaces.quantization.calibrators import mse_clip
 from spaces.quantization.grid import ActivationScales
 
 QUICK_IMAGES = 32  # of the calibration images: enough for moments and covariances
@@ -93,7 +94,7 @@ class DenseAtSize:
     @cached_property
     def scales(self) -> ActivationScales:
         """Activation scales from the calibration images."""
-        return calibrate_activations(self.detector, self.calibration_images)
+        return calibrate_activations(self.detector, self.calibration_images, mse_clip)
 
     @cached_property
     def references(self) -> list[Reference]:
