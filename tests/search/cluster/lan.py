@@ -27,7 +27,18 @@ ROOT = Path(__file__).resolve().parents[3]
 NET = "10.77.0"
 LAPTOP = 254
 SBIN = "/usr/sbin:/sbin"
-PROGRAMS = ("unshare", "nsenter", "ip", "sshd", "ssh", "ssh-keygen", "rsync", "pkill", "make")
+PROGRAMS = (
+    "unshare",
+    "nsenter",
+    "ip",
+    "sshd",
+    "ssh",
+    "ssh-keygen",
+    "rsync",
+    "pkill",
+    "make",
+    "curl",
+)
 NAMESPACES = ("--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child")
 
 # The first process of a host: everything there ends when its standard input does.
