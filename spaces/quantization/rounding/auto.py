@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spaces.quantization.calibrators import CALIBRATORS, weight_scales
 from spaces.quantization.rounding.descent import improved
-from spaces.quantization.rounding.gptq import gptq
+from spaces.quantization.rounding.gptq import damped, gptq
 from spaces.quantization.rounding.interface import Rounding
 from spaces.quantization.rounding.layer_error import layer_error
 
@@ -36,7 +36,7 @@ def auto(weight: Tensor, hessian_FF: Tensor, bits: int) -> Tensor:
     # rows do not depend on each other: all grids at once
     repeated = torch.cat([weight] * len(grids_KO))
     tried = gptq(repeated, hessian_FF, grids_KO.flatten(), bits)
-    errors_KO = layer_error(repeated, tried, hessian_FF).view_as(grids_KO)
+    errors_KO = layer_error(repeated, tried, damped(hessian_FF)).view_as(grids_KO)
     best_O, rows_O = errors_KO.argmin(0), torch.arange(len(weight))
     start = tried.view(len(grids_KO), *weight.shape)[best_O, rows_O]
     return improved(weight, start, hessian_FF, grids_KO[best_O, rows_O], bits)
