@@ -18,6 +18,7 @@ from spaces.quantization.rounding.descent import improved
 from spaces.quantization.rounding.gptq import damped, gptq
 from spaces.quantization.rounding.interface import Rounding
 from spaces.quantization.rounding.layer_error import layer_error
+from spaces.quantization.rounding.nearest import nearest
 
 TRIED_CALIBRATORS = ("minmax", "mse", "lapq")
 PEAK_SHARES = (0.9, 0.8, 0.7, 0.6, 0.5)
@@ -31,7 +32,12 @@ class WeightRounding(Protocol):
 
 
 def auto(weight: Tensor, hessian_FF: Tensor, bits: int) -> Tensor:
-    """Round each row on the grid that suits it best, then improve weight by weight."""
+    """Round each row on the grid that suits it best, then improve weight by weight.
+
+    At 8 bits rounding to nearest loses nothing that were worth the time.
+    """
+    if bits == 8:
+        return nearest(weight, hessian_FF, weight_scales(weight, bits), bits)
     grids_KO = candidate_grids(weight, bits)
     # rows do not depend on each other: all grids at once
     repeated = torch.cat([weight] * len(grids_KO))
