@@ -38,7 +38,7 @@ from hw_models.workload import ConvShape
 from spaces.groups import Network
 from spaces.quantization.grid import ActivationScales, is_quantized
 from spaces.quantization.patches import patches, sample_positions
-from spaces.quantization.rounding.auto import WeightRounding, auto
+from spaces.quantization.rounding.auto import WeightRounding, auto_below_8
 from spaces.quantization.simulate import quantize
 from spaces.sparsity.pattern import Pattern
 from spaces.sparsity.sparsify import patterns_of, sparsify
@@ -60,7 +60,7 @@ class Method:
             features; none for no regression.
     """
 
-    round_weight: WeightRounding = auto
+    round_weight: WeightRounding = auto_below_8
     ridges: Sequence[float] = RIDGES
 
 

@@ -44,7 +44,7 @@ def start(run: Path, *arguments: str | Path) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> str:
-    output, _ = process.communicate(timeout=900)
+    output, _ = process.communicate(timeout=500)
     assert process.returncode == code, output
     return output
 

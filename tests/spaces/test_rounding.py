@@ -12,7 +12,7 @@ from torch import Tensor
 from spaces.quantization.calibrators import weight_scales
 from spaces.quantization.grid import QUANTIZED_BITS, steps_on_grid
 from spaces.quantization.rounding import ROUNDINGS, Rounding, gptq, layer_error, nearest, obq
-from spaces.quantization.rounding.auto import auto, candidate_grids, fixed
+from spaces.quantization.rounding.auto import auto, auto_below_8, candidate_grids, fixed
 from spaces.quantization.rounding.gptq import DAMPING, damped, inverse_factor
 
 ALL_BITS = list(QUANTIZED_BITS)
@@ -165,13 +165,19 @@ class TestObq:
 
 
 class TestAuto:
-    @pytest.mark.parametrize("bits", [3, 4, 6])
+    @pytest.mark.parametrize("bits", [3, 4, 8])
     def test_no_row_is_worse_than_with_gptq_on_any_calibrated_grid(self, bits: int) -> None:
         weight, hessian = layer(10, 40)
         found = layer_error(weight, auto(weight, hessian, bits), damped(hessian))
         for grid in candidate_grids(weight, bits):
             other = layer_error(weight, gptq(weight, hessian, grid, bits), damped(hessian))
             assert (found <= 1.001 * other).all()
+
+    def test_only_8_bits_are_rounded_to_nearest_to_save_time(self) -> None:
+        weight, hessian = layer(10, 40)
+        expected = nearest(weight, hessian, weight_scales(weight, 8), 8)
+        assert torch.equal(auto_below_8(weight, hessian, 8), expected)
+        assert torch.equal(auto_below_8(weight, hessian, 7), auto(weight, hessian, 7))
 
     def test_a_fixed_choice_is_that_method(self) -> None:
         weight, hessian = layer(4, 20)

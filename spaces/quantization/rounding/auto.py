@@ -32,12 +32,7 @@ class WeightRounding(Protocol):
 
 
 def auto(weight: Tensor, hessian_FF: Tensor, bits: int) -> Tensor:
-    """Round each row on the grid that suits it best, then improve weight by weight.
-
-    At 8 bits rounding to nearest loses nothing that were worth the time.
-    """
-    if bits == 8:
-        return nearest(weight, hessian_FF, weight_scales(weight, bits), bits)
+    """Round each row on the grid that suits it best, then improve weight by weight."""
     grids_KO = candidate_grids(weight, bits)
     # rows do not depend on each other: all grids at once
     repeated = torch.cat([weight] * len(grids_KO))
@@ -46,6 +41,13 @@ def auto(weight: Tensor, hessian_FF: Tensor, bits: int) -> Tensor:
     best_O, rows_O = errors_KO.argmin(0), torch.arange(len(weight))
     start = tried.view(len(grids_KO), *weight.shape)[best_O, rows_O]
     return improved(weight, start, hessian_FF, grids_KO[best_O, rows_O], bits)
+
+
+def auto_below_8(weight: Tensor, hessian_FF: Tensor, bits: int) -> Tensor:
+    """Round like `auto`, but at 8 bits to nearest: what `auto` gains there is not worth its time."""
+    if bits == 8:
+        return nearest(weight, hessian_FF, weight_scales(weight, bits), bits)
+    return auto(weight, hessian_FF, bits)
 
 
 def candidate_grids(weight: Tensor, bits: int) -> Tensor:
