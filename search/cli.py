@@ -99,6 +99,14 @@ def search(
     tls_key: TlsKey = None,
     token_file: TokenFile = None,
     server_name: ServerName = "",
+    reuse: Annotated[
+        list[Path] | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="folder of another run: what it evaluated is not repeated; repeatable",
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="seed of all random choices [0]")] = None,
     project: Annotated[Path, typer.Option(help="where runs are kept")] = Path("runs/search"),
     name: Annotated[str, typer.Option(help="name of the run")] = "exp",
@@ -142,6 +150,7 @@ def search(
             )
         },
         "server_name": server_name or None,
+        "reuse": tuple(str(run.resolve()) for run in reuse) if reuse else None,
         "seed": seed,
         "trust_checkpoint": trust_checkpoint or None,
     }

@@ -83,7 +83,7 @@ class Session:
         wanted = [Task(candidate, rung) for candidate in candidates]
         keys = [task.key for task in wanted]
         tasks = dict(zip(keys, wanted, strict=True))
-        missing = [task for key, task in tasks.items() if key not in self.ledger.results]
+        missing = [task for task in tasks.values() if not self.ledger.knows(task)]
         bar = self.progress.add_task(title, total=len(missing))
         for outcome in self.pool.run(missing):
             self.ledger.record(outcome)

@@ -6,14 +6,18 @@ the journal is opened again; damage anywhere else is an error.
 
 A result is keyed by (candidate digest, rung), a measurement by (candidate digest, kind of device
 and protocol). Execution may happen more than once, recording does not: the first result wins.
+
+Accuracy depends on no device, budget or method. So a ledger may look into the journals of other
+runs: what they know under the same protocol is copied into its own when it is asked for.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +28,8 @@ from filelock import FileLock, Timeout
 from evaluators.score import Failed, Score
 from hw_models.errors import CorruptRunError, InputError
 from spaces.candidate import Candidate
+
+log = logging.getLogger(__name__)
 
 FORMAT = "paretrim-journal-1"
 
@@ -66,13 +72,16 @@ class Ledger:
     Args:
         path: `journal.jsonl` of the run.
         study: Digest of the settings; a journal of other settings is refused.
+        others: Journals of other runs to look into, as they are now. They are only read, whoever
+            has them open; those of another study have nothing to offer.
 
     Raises:
         CorruptRunError: The journal is damaged, or belongs to other settings.
-        InputError: Another process has the run open.
+        InputError: Another process has the run open; or one of the others is no journal.
     """
 
-    def __init__(self, path: Path, study: str) -> None:
+    def __init__(self, path: Path, study: str, others: Iterable[Path] = ()) -> None:
+        self._elsewhere = _results_elsewhere(others, study)
         self._path = path
         self._lock = FileLock(path.with_suffix(".lock"))
         self.results: dict[tuple[str, str], Score | Failed] = {}
@@ -120,6 +129,17 @@ class Ledger:
                     f"{self._path}, line {number}: not a result ({error!r}).",
                     "Remove the line to have that candidate evaluated again.",
                 ) from error
+
+    def knows(self, task: Task) -> bool:
+        """Tell whether there is a result; one that another run knows is taken over first.
+
+        Raises:
+            CorruptRunError: See `record`.
+        """
+        if task.key not in self.results and task.key in self._elsewhere:
+            result, seconds, where = self._elsewhere[task.key]
+            self.record(Outcome(task, result, seconds, where))
+        return task.key in self.results
 
     def record(self, outcome: Outcome) -> None:
         """Append an outcome; a second result of the same task is dropped.
@@ -211,6 +231,39 @@ def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
                 "The journal was damaged from outside; restore it, or start a new run.",
             )
         yield record
+
+
+def _results_elsewhere(
+    journals: Iterable[Path], study: str
+) -> dict[tuple[str, str], tuple[Score | Failed, float, str]]:
+    """Return result, seconds and origin by key from the journals of other runs.
+
+    Their owners may be writing: a last line that is not whole is passed over. So is what failed but
+    may succeed elsewhere.
+
+    Raises:
+        InputError: A file cannot be read, or is no journal.
+    """
+    found: dict[tuple[str, str], tuple[Score | Failed, float, str]] = {}
+    for path in journals:
+        known = len(found)
+        try:
+            lines = path.read_bytes().split(b"\n")[:-1]
+            header, *records = map(json.loads, lines)
+            assert header["format"] == FORMAT
+            for record in records if header["study"] == study else []:
+                if "rung" in record:
+                    result = _result_from(record["result"])
+                    if isinstance(result, Score) or not result.retryable:
+                        seconds = float(record["seconds"])
+                        key = (str(record["digest"]), str(record["rung"]))
+                        found.setdefault(key, (result, seconds, str(path.parent)))
+        except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+            raise InputError(
+                f"{path}: expected the journal of a run to take results from, got {error!r}."
+            ) from error
+        log.info("%s: %d results may be taken over", path.parent, len(found) - known)
+    return found
 
 
 def _result_to(result: Score | Failed) -> dict[str, Any]:

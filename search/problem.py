@@ -167,7 +167,7 @@ def prepare(settings: Settings) -> Problem:
         calibration=calibration,
         validation=validation,
         build=build,
-        protocol=_protocol(detector, calibration, validation, criterion),
+        protocol=_protocol(detector, calibration, validation, criterion, imgsz[0]),
     )
     if not settings.measure_on:  # else it is for the device to say
         check_feasible(model, space, problem.limits)
@@ -284,8 +284,11 @@ def useful_patterns(profile: DeviceProfile, settings: Settings) -> list[str]:
     return names
 
 
-def _protocol(detector: Detector, calibration: Dataset, validation: Dataset, criterion: str) -> str:
-    parts = [PROTOCOL, detector.digest, calibration.digest, validation.digest, criterion]
+def _protocol(
+    detector: Detector, calibration: Dataset, validation: Dataset, criterion: str, ranked_at: int
+) -> str:
+    """Return the digest of all that decides a score beside the candidate; no device is in it."""
+    parts = [PROTOCOL, detector.digest, calibration.digest, validation.digest, criterion, ranked_at]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

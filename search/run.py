@@ -40,7 +40,12 @@ from search.study import explore, name_points, score_dense, verify
 log = logging.getLogger(__name__)
 
 DEVICE = {"measure_on", "tls_ca", "tls_cert", "tls_key", "token_file", "server_name"}
-RESUMABLE = {"evals", "time_budget_s", "actors"} | DEVICE  # may be given anew with --resume
+RESUMABLE = {
+    "evals",
+    "time_budget_s",
+    "actors",
+    "reuse",
+} | DEVICE  # may be given anew with --resume
 
 
 def new_search(
@@ -71,8 +76,8 @@ def resume_search(folder: Path, given: dict[str, Any], console: Console) -> None
         options = ", ".join("--" + name.replace("_", "-") for name in changed)
         raise InputError(
             f"--resume goes on with the run's own settings; got {options} as well.",
-            "Leave them out, or start a new run. --evals, --time-budget, --actors and --measure-on "
-            "with its keys may change.",
+            "Leave them out, or start a new run. --evals, --time-budget, --actors, --reuse and "
+            "--measure-on with its keys may change.",
         )
     settings = run.read_settings()
     problem = prepare(read_settings({**settings.model_dump(mode="json"), **given}))
@@ -107,7 +112,11 @@ def _run(problem: Problem, run: RunFolder, console: Console) -> None:
     run.write_study(problem.settings, _resolved(problem))
     with (
         logging_to(run.log),
-        Ledger(run.journal, problem.protocol) as ledger,
+        Ledger(
+            run.journal,
+            problem.protocol,
+            [RunFolder(Path(other)).journal for other in problem.settings.reuse],
+        ) as ledger,
         progress_bar(console) as progress,
         _pool(problem) as pool,
         devices(problem.settings) as device_pool,

@@ -133,6 +133,7 @@ class Settings(BaseModel):
     tls_key: str | None = None
     token_file: str | None = None
     server_name: str = ""
+    reuse: tuple[str, ...] = Field(default=(), exclude=True)  # what was used is in the journal
     seed: int = Field(default=0, ge=0)
     trust_checkpoint: bool = False
 

@@ -117,6 +117,21 @@ def test_resuming_a_finished_run_evaluates_nothing(searched: tuple[Path, str]) -
     assert (run / "front.csv").read_bytes() == front
 
 
+def test_another_device_repeats_no_evaluation(
+    searched: tuple[Path, str], tiny_data: Path, tmp_path: Path
+) -> None:
+    run, _ = searched
+    other = tmp_path / "exp"
+    arguments = ("--data", tiny_data, "--imgsz", "320,256", "--target", "jetson-agx-xavier")
+    budget = ("--latency", "80%", "--method", "milp", "--evals", "4", "--actors", "0")
+    finish(start(other, *arguments, *budget, "--reuse", run))
+    known = {(record["digest"], record["rung"]) for record in journal_of(run)}
+    for record in journal_of(other):
+        taken = record["where"] == str(run)
+        assert taken == ((record["digest"], record["rung"]) in known)
+    assert sum(record["where"] == str(run) for record in journal_of(other)) > 100  # the sweep
+
+
 def test_killed_and_resumed_it_ends_with_the_same_front(tiny_data: Path, tmp_path: Path) -> None:
     arguments = ("--data", tiny_data, "--latency", "80%", "--actors", "0", *QUICK)
     undisturbed = tmp_path / "undisturbed"

@@ -117,6 +117,44 @@ def test_a_second_driver_is_kept_out(tmp_path: Path) -> None:
         Ledger(path, "study")
 
 
+def test_what_another_run_knows_is_taken_over_once_asked_for(tmp_path: Path) -> None:
+    other, own = tmp_path / "other" / "journal.jsonl", tmp_path / "own" / "journal.jsonl"
+    other.parent.mkdir()
+    own.parent.mkdir()
+    known = fill(other, 3)
+    lost = Outcome(outcome(99).task, Failed("crash", "died", retryable=True), 3.0, "there")
+    with Ledger(other, "study") as ledger:  # open elsewhere, its last line not yet whole
+        ledger.record(lost)
+        with other.open("ab") as file:
+            file.write(b'{"digest": "to')
+        before = other.read_bytes()
+        with Ledger(own, "study", [other]) as mine:
+            assert mine.results == {}
+            assert mine.knows(known[1].task)
+            assert not mine.knows(lost.task)  # may succeed here
+            assert mine.results == {known[1].task.key: known[1].result}
+        assert other.read_bytes() == before
+    record = json.loads(own.read_text().splitlines()[1])
+    assert (record["where"], record["seconds"]) == (str(other.parent), 1.25)
+    with Ledger(own, "study") as mine:  # from now on it is in the run's own journal
+        assert mine.knows(known[1].task)
+
+
+def test_runs_under_another_protocol_have_nothing_to_offer(tmp_path: Path) -> None:
+    known = fill(tmp_path / "other.jsonl", 1)
+    with Ledger(tmp_path / "own.jsonl", "another study", [tmp_path / "other.jsonl"]) as ledger:
+        assert not ledger.knows(known[0].task)
+
+
+@pytest.mark.parametrize("content", [b"", b"no json\n", b'{"format": "else"}\n', b"[]\n"])
+def test_results_can_only_be_taken_from_journals(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "other.jsonl").write_bytes(content)
+    with pytest.raises(InputError, match=r"other.jsonl: expected the journal"):
+        Ledger(tmp_path / "own.jsonl", "study", [tmp_path / "other.jsonl"])
+    with pytest.raises(InputError, match=r"missing.jsonl: expected the journal"):
+        Ledger(tmp_path / "own.jsonl", "study", [tmp_path / "missing.jsonl"])
+
+
 def test_a_full_disk_stops_loudly(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     with Ledger(path, "study") as ledger:

@@ -55,6 +55,9 @@ class MemoryLedger:
 
     results: dict[tuple[str, str], Score | Failed] = field(default_factory=dict)
 
+    def knows(self, task: Task) -> bool:
+        return task.key in self.results
+
     def record(self, outcome: Outcome) -> None:
         self.results[outcome.task.key] = outcome.result
 
