@@ -1,24 +1,28 @@
 """How fast each method gets how far: `python -m benchmarks.search`.
 
-Every method searches the same problem with the same evaluation code, seed by seed; all share one
-journal, so that what two of them ask for is evaluated once. An evaluation is one look at one
-candidate, whether on the proxy or the subset rung: the sensitivity sweep counts. Printed are the
-hypervolume (loss of the subset's mAP against latency) after some numbers of evaluations, and for
-each budget the mAP on all validation images of the method's pick.
+Every method searches the same problem with the same evaluation code, each with a journal of its own
+that looks into those of the others: what two of them ask for is evaluated once. An evaluation is
+one look at one candidate, whether on the proxy or the subset rung: the sensitivity sweep counts,
+and so does what another method has evaluated already. Printed are the hypervolume (loss of the
+subset's mAP against latency) after some numbers of evaluations, and for each budget the mAP on all
+validation images of the method's pick.
 
-The complete run of the acceptance (3 seeds, 3,000 evaluations, two devices) takes days on two
-cores; the defaults take an hour or so.
+Run again with the same `--output` it goes on where it stopped: nothing is evaluated twice. What one
+device's run evaluated, the run of another one finds by `--reuse`.
+
+With all sizes from 640 to 320, three seeds and two devices it takes days on two cores;
+`docs/search.md` has what was run, with how many evaluations.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from contextlib import suppress
+import time
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -26,115 +30,163 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from evaluators.score import Failed, Score
-from search.actors import InProcessPool, Pool
-from search.explorer import Explorer, Floats, Genomes, Session, Stop
+from evaluators.score import Score
+from search.actors import InProcessPool
+from search.explorer import Explorer, Genomes, Result, Session, Stop
 from search.front import Point, pick
 from search.ledger import Ledger
 from search.methods import METHODS
 from search.problem import Problem, accuracy, prepare
 from search.run import read_settings
-from search.study import verify
+from search.study import smooth_accuracy
+
+log = logging.getLogger(__name__)
 
 BUDGETS = "50%,60%,70%,80%,90%"
+METHODS_AND_EVALUATIONS = (
+    "paretrim=600,milp=300,dp=300,spdy=700,random=400,eagleeye=400,netadapt=400,hawq=200,halp=200,"
+    "uniform=100,nsga2=3000"
+)
+FINALISTS = 2  # points a budget that are scored on all images
+MARKS = (50, 100, 200, 300, 400, 600, 1000, 2000, 3000)  # evaluations at which the table looks
 
 
 class Counted(Explorer):
-    """An explorer that notes the hypervolume after each evaluation, probes included."""
+    """An explorer in which probes count as evaluations, and that notes the hypervolume after each.
+
+    Attributes:
+        curve: (evaluations, hypervolume) after every generation.
+        best_after: For each budget the same with the best mAP within it.
+    """
 
     def __init__(self, problem: Problem, session: Session, points: dict[str, Point]) -> None:
         super().__init__(problem, session, points)
         self.probes = 0
         self.curve: list[tuple[int, float]] = []
+        self.best_after: list[tuple[int, list[float]]] = []
 
-    def probe(self, genomes_NV: Genomes, title: str) -> list[Score | Failed]:
+    @property
+    def left(self) -> int:
+        """How many evaluations are left, probes counted."""
+        return max(0, super().left - self.probes)
+
+    def probe(self, genomes_NV: Genomes, title: str) -> list[Result]:
         """Count probes as evaluations."""
+        results = super().probe(genomes_NV, title)
         self.probes += len(genomes_NV)
-        return super().probe(genomes_NV, title)
+        return results
 
-    def score(self, genomes_NV: Genomes, method: str) -> Floats:
+    def take_in(self, genomes: Sequence[Genomes], results: Sequence[Result], method: str) -> None:
         """Note how far the front has come."""
-        try:
-            return super().score(genomes_NV, method)
-        finally:
-            self.curve.append((self.probes + len(self.scored), self.hypervolume()))
+        super().take_in(genomes, results, method)
+        spent = self.probes + len(self.scored)
+        self.curve.append((spent, self.hypervolume()))
+        self.best_after.append((spent, list(self.best.values())))
 
 
 def main(
-    methods: str = "paretrim,nsga2,random,milp,dp,spdy,eagleeye,netadapt,hawq,halp,uniform",
-    seeds: int = 1,
-    evals: int = 400,
+    methods: Annotated[str, typer.Option(help="METHOD=EVALUATIONS,...")] = METHODS_AND_EVALUATIONS,
+    seeds: str = "0",
     weights: str = "demo",
     data: str = "demo",
     imgsz: str = "320,256",
     target: str = "jetson-xavier-nx",
     latency: str = BUDGETS,
-    images: Annotated[int, typer.Option(help="validation images; 0: all")] = 0,
+    minutes: Annotated[float, typer.Option(help="stop evaluating after so long")] = float("inf"),
+    reuse: Annotated[list[Path] | None, typer.Option(help="output of another benchmark")] = None,
     output: Annotated[Path, typer.Option(help="journal and curves")] = Path("runs/bench-search"),
 ) -> None:
     """Run every method for every seed and print how far each got."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    stop_at = time.monotonic() + 60 * minutes
     given = {
         "weights": weights,
         "data": data,
         "imgsz": tuple(map(int, imgsz.split(","))),
         "target": target,
         "latency": tuple(latency.split(",")),
-        "evals": evals,
         "actors": 0,
     }
-    output.mkdir(parents=True, exist_ok=True)
-    curves: dict[str, list[list[tuple[int, float]]]] = {}
-    picks: dict[str, list[list[float]]] = {}
     base = prepare(read_settings(given))
-    build = partial(
-        cast("Any", base.build), validation=base.validation.subset(images or len(base.validation))
-    )
-    pool = InProcessPool(build)
-    with Ledger(output / "journal.jsonl", base.protocol + f"-{images}") as ledger:
-        for method in methods.split(","):
-            for seed in range(seeds):
-                settings = read_settings({**given, "method": method, "seed": seed})
-                problem = replace(base, settings=settings)
-                curve, picked = one_run(problem, ledger, pool)
-                curves.setdefault(method, []).append(curve)
-                picks.setdefault(method, []).append(picked)
-                (output / "curves.json").write_text(json.dumps({"hv": curves, "picks": picks}))
-                print_tables(curves, picks, [limit.text for limit in problem.limits])
+    pool = InProcessPool(base.build)
+    runs: list[dict[str, Any]] = []
+    for asked in methods.split(","):
+        method, evals = asked.split("=")
+        for seed in map(int, seeds.split(",")):
+            asked_for = {"method": method, "seed": seed, "evals": int(evals)}
+            problem = replace(base, settings=read_settings({**given, **asked_for}))
+            folder = output / f"{method}-{seed}"
+            folder.mkdir(parents=True, exist_ok=True)
+            others = [
+                journal
+                for place in (output, *(reuse or ()))
+                for journal in sorted(place.glob("*/journal.jsonl"))
+                if journal.parent != folder
+            ]
+            with Ledger(folder / "journal.jsonl", base.protocol, others) as ledger:
+                session = Session(ledger, pool, Progress(disable=True), stop_at=stop_at)
+                runs.append(one_run(problem, session))
+            (output / "runs.json").write_text(json.dumps(runs))
+            print_tables(runs, [limit.text for limit in base.limits])
 
 
-def one_run(
-    problem: Problem, ledger: Ledger, pool: Pool
-) -> tuple[list[tuple[int, float]], list[float]]:
-    """Return hypervolume by evaluations, and the full mAP of the pick for each budget."""
+def one_run(problem: Problem, session: Session) -> dict[str, Any]:
+    """Return the curves of one method and seed, and the full mAP of its pick for each budget."""
     points: dict[str, Point] = {}
-    session = Session(ledger, pool, Progress(disable=True))
     explorer = Counted(problem, session, points)
-    with suppress(Stop):
+    try:
         METHODS[problem.settings.method](explorer)
-    verified = verify(problem, session, list(points.values()))
-    chosen = [pick(verified, limit) for limit in problem.limits]
-    return explorer.curve, [accuracy(p.score) if p else float("nan") for p in chosen]
+        reason = "nothing left to propose"
+    except Stop as stop:
+        reason = str(stop)
+    log.info("%s: %s", problem.settings.method, reason)
+    verified = finals(problem, session, list(points.values()))
+    picks = [pick(verified, limit) for limit in problem.limits]
+    return {
+        "method": problem.settings.method,
+        "seed": problem.settings.seed,
+        "ended": reason,
+        "curve": explorer.curve,
+        "best_after": explorer.best_after,
+        "picks": [accuracy(p.score) if p else None for p in picks],
+        "picked": [p.candidate.to_dict() if p else None for p in picks],
+    }
 
 
-def print_tables(
-    curves: dict[str, list[list[tuple[int, float]]]],
-    picks: dict[str, list[list[float]]],
-    budgets: list[str],
-) -> None:
+def finals(problem: Problem, session: Session, points: Sequence[Point]) -> list[Point]:
+    """Score on all images those that may be the pick for a budget, as the search does."""
+    smooth_N, _ = smooth_accuracy(problem, points)
+    chosen: dict[int, None] = {}
+    for limit in problem.limits:
+        rows = [row for row, point in enumerate(points) if limit.affordable(point.cost)]
+        chosen |= dict.fromkeys(sorted(rows, key=lambda row: -smooth_N[row])[:FINALISTS])
+    todo = [points[row] for row in chosen]
+    results = session.results([point.candidate for point in todo], "full", "finals")
+    return [
+        replace(point, score=result)
+        for point, result in zip(todo, results, strict=True)
+        if isinstance(result, Score)
+    ]
+
+
+def print_tables(runs: Sequence[dict[str, Any]], budgets: Sequence[str]) -> None:
     """Print hypervolume by evaluations and mAP by budget, means over the seeds."""
-    marks = (50, 100, 200, 300, 400, 600, 1000, 2000, 3000)
-    last = max(run[-1][0] for runs in curves.values() for run in runs if run)
-    shown = [*(mark for mark in marks if mark < last), last]
-    table = Table("method", *(f"{mark}" for mark in shown), *budgets, title="hypervolume; mAP50-95")
-    for method, runs in curves.items():
-        volumes = [np.mean([at(run, mark) for run in runs]) for mark in shown]
-        found = np.mean(picks[method], axis=0)
-        table.add_row(method, *(f"{x:.4f}" for x in volumes), *(f"{x:.3f}" for x in found))
+    table = Table(
+        "method", "spent", *map(str, MARKS), "end", *budgets, title="hypervolume; mAP50-95"
+    )
+    for method in dict.fromkeys(run["method"] for run in runs):
+        own = [run for run in runs if run["method"] == method]
+        spent = int(np.mean([run["curve"][-1][0] for run in own]))
+        volumes = [np.mean([at(run["curve"], mark) for run in own]) for mark in MARKS]
+        picks = np.array([[x or 0.0 for x in run["picks"]] for run in own]).mean(axis=0)
+        cells = [
+            f"{x:.4f}" if mark <= spent else "" for mark, x in zip(MARKS, volumes, strict=True)
+        ]
+        table.add_row(method, str(spent), *cells, *(f"{x:.3f}" for x in picks))
     Console(width=200).print(table)
 
 
-def at(curve: list[tuple[int, float]], evaluations: int) -> float:
+def at(curve: Sequence[tuple[int, float]], evaluations: int) -> float:
     """Return the hypervolume reached with so many evaluations."""
     return max((volume for count, volume in curve if count <= evaluations), default=0.0)
 

@@ -12,6 +12,7 @@ A run reads from top to bottom:
 | `methods` | which candidates next? One module a method |
 | `sensitivity`, `pricing`, `solvers`, `seeding` | exact solutions of the additive model, as seeds |
 | `optimizer`, `surrogate` | NSGA-II, and what the run has learnt to predict |
+| `steady` | generation after generation, without waiting for the slowest |
 | `proxies`, `promotion` | what do few images say, and who is scored on all of them? |
 | `measure`, `promise` | with `--measure-on`: which picks keep their budget on a real device? |
 | `actors`, `ledger` | who evaluates, and what is known already? |

@@ -1,6 +1,9 @@
 """Who evaluates: Ray actors under a small pool of our own, or this process.
 
 Both pools have one method: `run(tasks)` yields an `Outcome` for every task, in the order they end.
+Tasks are drawn one by one, whenever somebody is idle and all outcomes so far were seen: a generator
+can so decide late what is to be done next. It may say None: nothing before another one has ended.
+
 Ray's own ActorPool drops dead actors without replacing them and knows no deadline. Here an actor
 that dies or overstays is killed and replaced, and its task is tried twice more, then recorded as
 failed. When actors only die and none ever answers, the pool gives up.
@@ -51,8 +54,8 @@ class Pool(Protocol):
     def size(self) -> int:
         """Number of tasks carried out at once."""
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
-        """Yield an outcome for every task, in the order they end."""
+    def run(self, tasks: Iterable[Task | None]) -> Iterator[Outcome]:
+        """Yield an outcome for every task, in the order they end; no task may come twice."""
 
     def close(self) -> None:
         """Let go of all resources; what is in flight is dropped."""
@@ -74,10 +77,11 @@ class InProcessPool:
         torch.set_num_threads(1)  # as an actor has, so that the results are the same
         self._evaluator = build()
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
+    def run(self, tasks: Iterable[Task | None]) -> Iterator[Outcome]:
         """Yield an outcome for every task, in their order."""
         for task in tasks:
-            yield evaluate(self._evaluator, task, "in-process")
+            if task is not None:
+                yield evaluate(self._evaluator, task, "in-process")
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -169,21 +173,42 @@ class RayPool:
         """Number of actors now, those that are starting included."""
         return len(self._idle) + len(self._busy)
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
+    def run(self, tasks: Iterable[Task | None]) -> Iterator[Outcome]:
         """Yield an outcome for every task, in the order they end."""
-        waiting = deque((task, 1) for task in tasks)
-        left = {task.key for task, _ in waiting}  # not yielded yet
-        while left:
+        source = iter(tasks)
+        waiting = deque[tuple[Task, int]]()  # to be tried again
+        left = set[tuple[str, str]]()  # drawn, and not yielded yet
+        more = True
+        while more or left:
             if self._clock() - self._looked >= LOOK_S:
                 self._look_around()
-            while waiting and self._idle:
-                self._assign(self._idle.pop(), *waiting.popleft())
+            more = self._employ(source, waiting, left)
             if self._idle:
                 self._double(left)
-            for outcome in self._collect(waiting):
+            for outcome in self._collect(waiting) if more or left else ():
                 if outcome.task.key in left:  # else another copy was faster
                     left.remove(outcome.task.key)
                     yield outcome
+
+    def _employ(
+        self,
+        source: Iterator[Task | None],
+        waiting: deque[tuple[Task, int]],
+        left: set[tuple[str, str]],
+    ) -> bool:
+        """Give the idle actors something to do; tell whether the source may have more."""
+        while self._idle:
+            if not waiting:
+                try:
+                    task = next(source)
+                except StopIteration:
+                    return False
+                if task is None:
+                    return True
+                left.add(task.key)
+                waiting.append((task, 1))
+            self._assign(self._idle.pop(), *waiting.popleft())
+        return True
 
     def _look_around(self) -> None:
         """Forget the nodes that left, and have the actors there are to be on the others."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -63,6 +63,7 @@ class Session:
         clock: Seconds that never run backwards.
         stop_at: On that clock, when to stop exploring; None for never.
         failures: How many candidates failed, by kind.
+        asks: How often a method has asked for new candidates.
     """
 
     ledger: Ledger
@@ -71,28 +72,52 @@ class Session:
     clock: Callable[[], float] = time.monotonic
     stop_at: float | None = None
     failures: Counter[str] = field(default_factory=Counter)
+    asks: int = 0
 
     def results(self, candidates: Sequence[Candidate], rung: str, title: str) -> list[Result]:
         """Return the results of candidates at a rung, in their order; nothing is evaluated twice.
 
         Raises:
-            OutOfTime: Before starting, when the time budget is spent.
+            OutOfTime: Before starting, when the time budget is spent and something is not known.
         """
-        if self.stop_at is not None and rung != "full" and self.clock() >= self.stop_at:
-            raise OutOfTime("time budget spent")
         wanted = [Task(candidate, rung) for candidate in candidates]
-        keys = [task.key for task in wanted]
-        tasks = dict(zip(keys, wanted, strict=True))
-        missing = [task for task in tasks.values() if not self.ledger.knows(task)]
-        bar = self.progress.add_task(title, total=len(missing))
-        for outcome in self.pool.run(missing):
-            self.ledger.record(outcome)
+        tasks = {task.key: task for task in wanted}
+        missing = [task for task in tasks.values() if not self.knows(task)]
+        if missing and rung != "full":
+            self.check_time()
+        if missing:
+            self.carry_out(missing, title, len(missing))
+        return [self.ledger.results[task.key] for task in wanted]
+
+    def knows(self, task: Task) -> bool:
+        """Tell whether the result of a task is known, here or in another run."""
+        return self.ledger.knows(task, self.asks)
+
+    def check_time(self) -> None:
+        """Look at the clock.
+
+        Raises:
+            OutOfTime: The time budget is spent.
+        """
+        if self.stop_at is not None and self.clock() >= self.stop_at:
+            raise OutOfTime("time budget spent")
+
+    def carry_out(self, tasks: Iterable[Task | None], title: str, total: int) -> None:
+        """Have tasks evaluated and record the outcomes; see `search.actors` for how they are drawn.
+
+        Args:
+            tasks: None of which is known.
+            title: What the progress bar says.
+            total: How many tasks there will be, about.
+        """
+        bar = self.progress.add_task(title, total=total)
+        for outcome in self.pool.run(tasks):
+            self.ledger.record(outcome, self.asks)
             self.progress.advance(bar)
             if isinstance(outcome.result, Failed):
                 self.failures[outcome.result.kind] += 1
                 log.info("failed: %s", outcome.result.message)
         self.progress.remove_task(bar)
-        return [self.ledger.results[key] for key in keys]
 
 
 class Explorer:
@@ -220,27 +245,30 @@ class Explorer:
             [genome for genome in _distinct(genomes_NV) if _key(genome) in affordable], method
         )
         if affordable:
-            self._report()
+            self.report()
         if len(affordable) < len(new) or self.left == 0:
             raise Spent("all evaluations are spent")
         return np.array([self.objectives[_key(genome)] for genome in genomes_NV])
 
     def _score_new(self, genomes: list[Genomes], method: str) -> None:
-        if not genomes:
-            return
-        candidates = [self.problem.space.decode(genome) for genome in genomes]
-        title = f"{len(self.scored)} of {self.problem.settings.evals} candidates"
-        results = self.session.results(candidates, "subset", title)
+        if genomes:
+            candidates = [self.problem.space.decode(genome) for genome in genomes]
+            title = f"{len(self.scored)} of {self.problem.settings.evals} candidates"
+            self.take_in(genomes, self.session.results(candidates, "subset", title), method)
+
+    def take_in(self, genomes: Sequence[Genomes], results: Sequence[Result], method: str) -> None:
+        """Keep what came of genomes on the subset rung; see `score`."""
         costs = self.problem.costs(np.array(genomes))
-        for row, (candidate, result) in enumerate(zip(candidates, results, strict=True)):
-            key = genomes[row].tobytes()
+        for row, (genome, result) in enumerate(zip(genomes, results, strict=True)):
+            key = _key(genome)
             self.scored[key] = result
             self.objectives[key] = (FAILED,) * self.problem.objective_count
             if isinstance(result, Score):
+                candidate = self.problem.space.decode(genome)
                 point = Point("", method, candidate, _row(costs, row), result)
                 self.points[candidate.digest] = point
                 self.objectives[key] = self.problem.objectives(point.cost, result)
-                self.front.add(self.objectives[key], genomes[row])
+                self.front.add(self.objectives[key], genome)
                 for limit in self.best:
                     if limit.affordable(point.cost):
                         self.best[limit] = max(self.best[limit], accuracy(result))
@@ -264,7 +292,7 @@ class Explorer:
         values = (0.0, dense.latency_ms, dense.energy_mj, dense.size_bytes)
         return np.array(self.problem.objectives_of(*values))
 
-    def _report(self) -> None:
+    def report(self) -> None:
         """Log one line on how the search stands."""
         failures = self.session.failures
         log.info(

@@ -9,6 +9,10 @@ and protocol). Execution may happen more than once, recording does not: the firs
 
 Accuracy depends on no device, budget or method. So a ledger may look into the journals of other
 runs: what they know under the same protocol is copied into its own when it is asked for.
+
+With each result stands how often the search had asked for new candidates before it came in. With
+several actors that is a matter of chance; a run that goes on tells the search every result at the
+same point again, so that it asks for the same candidates (`search.steady`).
 """
 
 from __future__ import annotations
@@ -86,6 +90,8 @@ class Ledger:
         self._lock = FileLock(path.with_suffix(".lock"))
         self.results: dict[tuple[str, str], Score | Failed] = {}
         self.measured: dict[tuple[str, str], Mapping[str, Any]] = {}
+        self.asks: dict[tuple[str, str], int] = {}  # made before a result came in
+        self._most_asks = 0
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
@@ -124,25 +130,39 @@ class Ledger:
                     continue
                 key = (str(record["digest"]), str(record["rung"]))
                 self.results.setdefault(key, _result_from(record["result"]))
+                self._note_asks(key, int(record.get("asks", 0)))
             except (KeyError, TypeError, ValueError) as error:
                 raise CorruptRunError(
                     f"{self._path}, line {number}: not a result ({error!r}).",
                     "Remove the line to have that candidate evaluated again.",
                 ) from error
 
-    def knows(self, task: Task) -> bool:
+    def _note_asks(self, key: tuple[str, str], asks: int) -> None:
+        # While a run is told again what it knew, what is new comes after all of that.
+        self._most_asks = max(self._most_asks, asks)
+        self.asks.setdefault(key, self._most_asks)
+
+    def knows(self, task: Task, asks: int = 0) -> bool:
         """Tell whether there is a result; one that another run knows is taken over first.
+
+        Args:
+            task: What is to be known.
+            asks: See `record`.
 
         Raises:
             CorruptRunError: See `record`.
         """
         if task.key not in self.results and task.key in self._elsewhere:
             result, seconds, where = self._elsewhere[task.key]
-            self.record(Outcome(task, result, seconds, where))
+            self.record(Outcome(task, result, seconds, where), asks)
         return task.key in self.results
 
-    def record(self, outcome: Outcome) -> None:
+    def record(self, outcome: Outcome, asks: int = 0) -> None:
         """Append an outcome; a second result of the same task is dropped.
+
+        Args:
+            outcome: What to append.
+            asks: How often the search had asked for new candidates when it came in.
 
         Raises:
             CorruptRunError: The journal cannot be written (disk full, file gone).
@@ -150,6 +170,7 @@ class Ledger:
         digest, rung = outcome.task.key
         if (digest, rung) in self.results:
             return
+        self._note_asks((digest, rung), asks)
         self._append(
             {
                 "digest": digest,
@@ -158,6 +179,7 @@ class Ledger:
                 "result": _result_to(outcome.result),
                 "seconds": round(outcome.seconds, 4),
                 "where": outcome.where,
+                "asks": self.asks[digest, rung],
                 "time": round(time.time(), 3),
             }
         )

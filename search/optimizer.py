@@ -1,8 +1,9 @@
 """Ask/tell over pymoo's NSGA-II on integer genomes, guarded.
 
 Axis letters: X_NV = N genomes x V variables (0 = densest level), F_NM = N genomes x M objectives,
-all minimised. pymoo accepts NaN objectives and repeated asks in silence; this wrapper refuses both.
-Genomes that were ever asked for are not asked for again.
+all minimised. pymoo accepts NaN objectives and unknown genomes in silence; this wrapper refuses
+both. Genomes that were ever asked for are not asked for again. More may be asked for while some are
+still pending; only the first generation, the seeds, must be told before.
 
 Source: Deb et al., "A fast and elitist multiobjective genetic algorithm: NSGA-II", IEEE TEC 2002.
 """
@@ -106,7 +107,7 @@ class Optimizer:
             raise ValueError("seeds: a level lies outside 0..upper")
         self._asked: set[bytes] = set()
         self._batch = batch
-        self._pending: Population | None = None
+        self._pending = set[bytes]()
         self._algorithm = NSGA2(
             pop_size=max(batch, len(seeds_NV)),
             n_offsprings=offspring or batch,
@@ -130,11 +131,11 @@ class Optimizer:
             screen: Chooses among all of them; None takes the offspring first, then proposals.
 
         Raises:
-            RuntimeError: The previous genomes were not told yet.
+            RuntimeError: Of the first generation nothing was told yet.
         """
-        if self._pending is not None:
-            raise RuntimeError("ask() again before tell(): the previous genomes are still pending")
         first = not self._asked
+        if not first and not self._algorithm.is_initialized:
+            raise RuntimeError("ask() again before tell(): the first genomes are still pending")
         offspring = self._algorithm.ask()
         genomes_NV = np.empty((0, self._algorithm.problem.n_var), dtype=np.int64)
         if offspring is not None and len(offspring):
@@ -147,7 +148,7 @@ class Optimizer:
             genomes_NV = genomes_NV[screen(genomes_NV, self._batch)]
         elif not first:
             genomes_NV = genomes_NV[: self._batch]
-        self._pending = Population.new("X", genomes_NV)
+        self._pending.update(map(_key, genomes_NV))
         self._asked.update(map(_key, genomes_NV))
         return genomes_NV
 
@@ -155,24 +156,27 @@ class Optimizer:
         rows = {_key(x): x for x in genomes_NV if _key(x) not in self._asked}
         return np.array(list(rows.values()), dtype=np.int64).reshape(-1, genomes_NV.shape[1])
 
-    def tell(self, F_NM: Objectives) -> None:
-        """Take the objectives of the genomes last asked for.
+    def tell(self, genomes_NV: Genomes, F_NM: Objectives) -> None:
+        """Take the objectives of genomes that were asked for.
 
         Args:
-            F_NM: Minimised objectives in the order of `ask`; rows of `FAILED` mark failures.
+            genomes_NV: Some of those not told yet, of one ask or of several.
+            F_NM: Their minimised objectives; rows of `FAILED` mark failures.
 
         Raises:
-            RuntimeError: Nothing was asked for.
+            RuntimeError: A genome was not asked for, or was told already.
             ValueError: Wrong shape, or a value that is not finite.
         """
-        if self._pending is None:
-            raise RuntimeError("tell() without ask(): there is nothing pending")
-        expected = (len(self._pending), self._algorithm.problem.n_obj)
+        expected = (len(genomes_NV), self._algorithm.problem.n_obj)
         if F_NM.shape != expected:
             raise ValueError(f"objectives: expected shape {expected}, got {F_NM.shape}")
         if not np.isfinite(F_NM).all():
             raise ValueError("objectives: NaN or infinity; tell FAILED for a failed genome")
-        population, self._pending = self._pending, None
+        told = set(map(_key, genomes_NV))
+        if not told or not told <= self._pending:
+            raise RuntimeError("tell() without ask(): these genomes are not pending")
+        self._pending -= told
+        population = Population.new("X", np.asarray(genomes_NV, dtype=np.int64))
         population.set("F", F_NM)
         for individual in population:
             individual.evaluated.update({"F", "G", "H"})

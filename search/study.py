@@ -72,7 +72,7 @@ def contenders_of(problem: Problem, points: Sequence[Point]) -> list[Point]:
     """Return the points that may be on the front or a budget's pick, allowing for noise."""
     if not points:
         return []
-    smooth_N, noise = smoothed([p.score for p in points], _dense_accuracy(problem, points))
+    smooth_N, noise = smooth_accuracy(problem, points)
     dense = {problem.dense(imgsz) for imgsz in problem.sizes}
     rows = promote(
         smooth_N,
@@ -82,6 +82,13 @@ def contenders_of(problem: Problem, points: Sequence[Point]) -> list[Point]:
         np.array([point.candidate in dense for point in points]),
     )
     return [points[row] for row in rows]
+
+
+def smooth_accuracy(
+    problem: Problem, points: Sequence[Point]
+) -> tuple[npt.NDArray[np.float64], float]:
+    """Return for each point [N] what its subset mAP and its proxies speak for, and the noise."""
+    return smoothed([point.score for point in points], _dense_accuracy(problem, points))
 
 
 def _dense_accuracy(problem: Problem, points: Sequence[Point]) -> npt.NDArray[np.float64]:

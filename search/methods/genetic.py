@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from search.explorer import FAILED, Explorer, Floats
+from search.explorer import FAILED, Explorer, Floats, Genomes
 from search.optimizer import Optimizer
 from search.seeding import distinct, sparse_random
+from search.steady import evolve
 
 BATCH = 32
 
@@ -25,9 +26,11 @@ def nsga2(explorer: Explorer) -> None:
         BATCH,
         explorer.problem.settings.seed,
     )
-    while len(genomes_NV := optimizer.ask()):
-        F_NM = explorer.score(genomes_NV, "nsga2")
-        optimizer.tell(without_worthless(explorer, F_NM))
+
+    def tell(genomes_NV: Genomes, F_NM: Floats) -> None:
+        optimizer.tell(genomes_NV, without_worthless(explorer, F_NM))
+
+    evolve(explorer, optimizer.ask, tell, "nsga2", "nsga2")
 
 
 def without_worthless(explorer: Explorer, F_NM: Floats) -> Floats:

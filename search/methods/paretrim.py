@@ -28,6 +28,7 @@ from search.seeding import distinct, exact_seeds, price_directions
 from search.sensitivity import sweep
 from search.solvers.descent import descend
 from search.solvers.repair import neighbours, repair
+from search.steady import evolve
 from search.surrogate import Surrogate
 
 log = logging.getLogger(__name__)
@@ -65,16 +66,19 @@ def paretrim(explorer: Explorer) -> None:
         OFFSPRING,
     )
     volumes = list[float]()
-    genomes_NV = optimizer.ask()
-    method = "seed"
-    while len(genomes_NV):
-        F_NM = explorer.score(genomes_NV, method)
-        learner.learn(genomes_NV)
-        optimizer.tell(without_worthless(explorer, F_NM))
-        volumes.append(explorer.hypervolume())
+
+    def ask() -> Genomes:
+        if not volumes:  # the seeds
+            return optimizer.ask()
         stop_if_stagnant(volumes)
-        genomes_NV = optimizer.ask(learner.local_moves(), learner.screen)
-        method = "paretrim"
+        return optimizer.ask(learner.local_moves(), learner.screen)
+
+    def tell(genomes_NV: Genomes, F_NM: Floats) -> None:
+        learner.learn(genomes_NV)
+        optimizer.tell(genomes_NV, without_worthless(explorer, F_NM))
+        volumes.append(explorer.hypervolume())
+
+    evolve(explorer, ask, tell, "seed", "paretrim")
 
 
 def stop_if_stagnant(volumes: Sequence[float]) -> None:

@@ -24,7 +24,7 @@ def run(optimizer: Optimizer, generations: int) -> np.ndarray:
     for _ in range(generations):
         genomes_NV = optimizer.ask()
         asked.append(genomes_NV)
-        optimizer.tell(toy(genomes_NV))
+        optimizer.tell(genomes_NV, toy(genomes_NV))
     return np.concatenate(asked)
 
 
@@ -56,22 +56,42 @@ def test_an_exhausted_space_asks_for_nothing() -> None:
     asked = []
     while len(genomes_NV := optimizer.ask()):
         asked.extend(map(tuple, genomes_NV))
-        optimizer.tell(np.stack([genomes_NV.sum(1), -genomes_NV.sum(1)], 1).astype(float))
+        optimizer.tell(
+            genomes_NV, np.stack([genomes_NV.sum(1), -genomes_NV.sum(1)], 1).astype(float)
+        )
     assert sorted(asked) == [(a, b) for a in range(2) for b in range(3)]
 
 
 def test_failed_genomes_do_not_survive() -> None:
     optimizer = make()
-    optimizer.tell(toy(optimizer.ask()))
+    tell_seeds(optimizer)
     genomes_NV = optimizer.ask()
     F_NM = toy(genomes_NV)
     F_NM[0] = FAILED
-    optimizer.tell(F_NM)
+    optimizer.tell(genomes_NV, F_NM)
     offspring = optimizer.ask()  # the failed one is the worst of its generation, not an error
     assert len(offspring) == 12
 
 
-def test_asking_twice_is_an_error() -> None:
+def tell_seeds(optimizer: Optimizer) -> None:
+    genomes_NV = optimizer.ask()
+    optimizer.tell(genomes_NV, toy(genomes_NV))
+
+
+def test_more_can_be_asked_for_while_some_are_pending() -> None:
+    optimizer = make()
+    tell_seeds(optimizer)
+    first = optimizer.ask()
+    optimizer.tell(first[:4], toy(first[:4]))
+    second = optimizer.ask()
+    assert not {tuple(x) for x in first} & {tuple(x) for x in second}
+    both = np.concatenate([second[:3], first[4:]])  # of two generations, in any order
+    optimizer.tell(both, toy(both))
+    with pytest.raises(RuntimeError, match="not pending"):
+        optimizer.tell(first[:1], toy(first[:1]))
+
+
+def test_asking_before_any_seed_was_told_is_an_error() -> None:
     optimizer = make()
     optimizer.ask()
     with pytest.raises(RuntimeError, match="before tell"):
@@ -80,7 +100,7 @@ def test_asking_twice_is_an_error() -> None:
 
 def test_telling_without_asking_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="without ask"):
-        make().tell(np.zeros((2, 2)))
+        make().tell(SEEDS, np.zeros((2, 2)))
 
 
 @pytest.mark.parametrize(
@@ -93,9 +113,9 @@ def test_telling_without_asking_is_an_error() -> None:
 )
 def test_bad_objectives_are_refused(told: np.ndarray, complaint: str) -> None:
     optimizer = make()
-    optimizer.ask()
+    genomes_NV = optimizer.ask()
     with pytest.raises(ValueError, match=complaint):
-        optimizer.tell(told)
+        optimizer.tell(genomes_NV, told)
 
 
 @pytest.mark.parametrize("seeds", [np.zeros((2, 7), dtype=int), np.full((1, 8), 5)])
@@ -106,7 +126,7 @@ def test_bad_seeds_are_refused(seeds: np.ndarray) -> None:
 
 def test_proposals_compete_with_offspring_under_a_screen() -> None:
     optimizer = make()
-    optimizer.tell(toy(optimizer.ask()))
+    tell_seeds(optimizer)
     proposals = np.array([[1] * 8, [0] * 8, [2] * 8])  # the second was asked for already
 
     def cheapest(genomes_NV: np.ndarray, count: int) -> np.ndarray:

@@ -54,12 +54,14 @@ class MemoryLedger:
     """Results by key, on no disk."""
 
     results: dict[tuple[str, str], Score | Failed] = field(default_factory=dict)
+    asks: dict[tuple[str, str], int] = field(default_factory=dict)
 
-    def knows(self, task: Task) -> bool:
+    def knows(self, task: Task, asks: int = 0) -> bool:
         return task.key in self.results
 
-    def record(self, outcome: Outcome) -> None:
+    def record(self, outcome: Outcome, asks: int = 0) -> None:
         self.results[outcome.task.key] = outcome.result
+        self.asks[outcome.task.key] = asks
 
 
 @dataclass
@@ -71,8 +73,8 @@ class FormulaPool:
     size: int = 1
     seen: set[tuple[str, str]] = field(default_factory=set)
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
-        for task in tasks:
+    def run(self, tasks: Iterable[Task | None]) -> Iterator[Outcome]:
+        for task in filter(None, tasks):
             assert task.key not in self.seen, "evaluated twice"
             self.seen.add(task.key)
             yield Outcome(task, self.score(task), 0.0, "toy")
