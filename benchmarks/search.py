@@ -34,7 +34,7 @@ from evaluators.score import Score
 from search.actors import InProcessPool
 from search.explorer import Explorer, Genomes, Result, Session, Stop
 from search.front import Point, pick
-from search.ledger import Ledger
+from search.ledger import Ledger, Task
 from search.methods import METHODS
 from search.problem import Problem, accuracy, prepare
 from search.run import read_settings
@@ -76,9 +76,15 @@ class Counted(Explorer):
         self.probes += len(genomes_NV)
         return results
 
-    def take_in(self, genomes: Sequence[Genomes], results: Sequence[Result], method: str) -> None:
+    def take_in(
+        self,
+        genomes: Sequence[Genomes],
+        tasks: Sequence[Task],
+        results: Sequence[Result],
+        method: str,
+    ) -> None:
         """Note how far the front has come."""
-        super().take_in(genomes, results, method)
+        super().take_in(genomes, tasks, results, method)
         spent = self.probes + len(self.scored)
         self.curve.append((spent, self.hypervolume()))
         self.best_after.append((spent, list(self.best.values())))

@@ -80,14 +80,16 @@ class Session:
         Raises:
             OutOfTime: Before starting, when the time budget is spent and something is not known.
         """
-        wanted = [Task(candidate, rung) for candidate in candidates]
-        tasks = {task.key: task for task in wanted}
-        missing = [task for task in tasks.values() if not self.knows(task)]
-        if missing and rung != "full":
+        return self.results_of([Task(candidate, rung) for candidate in candidates], title)
+
+    def results_of(self, tasks: Sequence[Task], title: str) -> list[Result]:
+        """Return the results of tasks of one rung; see `results`."""
+        missing = [task for task in _by_key(tasks).values() if not self.knows(task)]
+        if missing and missing[0].rung != "full":
             self.check_time()
         if missing:
             self.carry_out(missing, title, len(missing))
-        return [self.ledger.results[task.key] for task in wanted]
+        return [self.ledger.results[task.key] for task in tasks]
 
     def knows(self, task: Task) -> bool:
         """Tell whether the result of a task is known, here or in another run."""
@@ -252,21 +254,30 @@ class Explorer:
 
     def _score_new(self, genomes: list[Genomes], method: str) -> None:
         if genomes:
-            candidates = [self.problem.space.decode(genome) for genome in genomes]
+            tasks = [self.task(genome) for genome in genomes]
             title = f"{len(self.scored)} of {self.problem.settings.evals} candidates"
-            self.take_in(genomes, self.session.results(candidates, "subset", title), method)
+            self.take_in(genomes, tasks, self.session.results_of(tasks, title), method)
 
-    def take_in(self, genomes: Sequence[Genomes], results: Sequence[Result], method: str) -> None:
-        """Keep what came of genomes on the subset rung; see `score`."""
+    def task(self, genome: Genomes) -> Task:
+        """Return what is to be done to score a genome."""
+        return Task(self.problem.space.decode(genome), "subset")
+
+    def take_in(
+        self,
+        genomes: Sequence[Genomes],
+        tasks: Sequence[Task],
+        results: Sequence[Result],
+        method: str,
+    ) -> None:
+        """Keep what came of genomes; see `score`."""
         costs = self.problem.costs(np.array(genomes))
-        for row, (genome, result) in enumerate(zip(genomes, results, strict=True)):
+        for row, (genome, task, result) in enumerate(zip(genomes, tasks, results, strict=True)):
             key = _key(genome)
             self.scored[key] = result
             self.objectives[key] = (FAILED,) * self.problem.objective_count
             if isinstance(result, Score):
-                candidate = self.problem.space.decode(genome)
-                point = Point("", method, candidate, _row(costs, row), result)
-                self.points[candidate.digest] = point
+                point = Point("", method, task.candidate, _row(costs, row), result)
+                self.points[task.key[0]] = point
                 self.objectives[key] = self.problem.objectives(point.cost, result)
                 self.front.add(self.objectives[key], genome)
                 for limit in self.best:
@@ -303,6 +314,10 @@ class Explorer:
             ", ".join(f"{limit.text} {value:.3f}" for limit, value in self.best.items()),
             f"; failed: {dict(failures)}" if failures else "",
         )
+
+
+def _by_key(tasks: Sequence[Task]) -> dict[tuple[str, str], Task]:
+    return {task.key: task for task in tasks}
 
 
 def budgets_of(limit: Limits) -> Floats:

@@ -22,7 +22,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -40,15 +40,20 @@ FORMAT = "paretrim-journal-1"
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One evaluation to do: a candidate at a rung of the ladder."""
+    """One evaluation to do: a candidate at a rung of the ladder.
+
+    Attributes:
+        candidate: What is evaluated.
+        rung: How.
+        key: What the result is recorded under; made once, for a digest takes its time.
+    """
 
     candidate: Candidate
     rung: str
+    key: tuple[str, str] = field(init=False, compare=False, repr=False)
 
-    @property
-    def key(self) -> tuple[str, str]:
-        """What the result is recorded under."""
-        return self.candidate.digest, self.rung
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", (self.candidate.digest, self.rung))
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,6 +79,7 @@ class _Flow:
                         yield task
         except Stop as reason:
             self._reason = reason
+            self._session.asks += 1  # what comes in now comes after
 
     @property
     def _is_first(self) -> bool:
@@ -96,8 +97,7 @@ class _Flow:
         if len(genomes_NV):
             self._session.asks += 1
         for genome in genomes_NV:
-            task = Task(self._explorer.problem.space.decode(genome), "subset")
-            self._pending[genome.tobytes()] = genome, task
+            self._pending[genome.tobytes()] = genome, self._explorer.task(genome)
         return genomes_NV
 
     def _pass_on(self, everything: bool = False) -> None:
@@ -119,9 +119,9 @@ class _Flow:
             return
         for key in due:
             del self._pending[key]
-        genomes = [genome for genome, _ in due.values()]
-        results = [ledger.results[task.key] for _, task in due.values()]
-        explorer.take_in(genomes, results, self._first if self._is_first else self._later)
+        genomes, tasks = zip(*due.values(), strict=True)
+        results = [ledger.results[task.key] for task in tasks]
+        explorer.take_in(genomes, tasks, results, self._first if self._is_first else self._later)
         explorer.report()
         F_NM = np.array([explorer.objectives[genome.tobytes()] for genome in genomes])
         self._tell(np.array(genomes), F_NM)

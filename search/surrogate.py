@@ -42,8 +42,9 @@ class Surrogate:
         self.spread = 0.0
         self._gram_VV = TRUST * np.eye(count)
         self._moment_V = np.zeros(count)
-        self._seen_NV: list[Genomes] = []
-        self._kept: list[float] = []
+        self._own_NV = np.empty((256, count), dtype=np.float32)  # of what was seen; grows
+        self._kept_N = np.empty(256)
+        self._seen = 0
         self._curve = (np.array([0.0, LOST]), np.array([1.0, 0.0]))
 
     def learn(self, genome_V: Genomes, result: Score | Failed, kept: float) -> None:
@@ -54,11 +55,14 @@ class Surrogate:
             result: Its result.
             kept: Its mAP over the dense model's at the same input size.
         """
-        self._seen_NV.append(genome_V)
-        self._kept.append(kept)
+        own_V = self._own(genome_V[None])[0]
+        if self._seen == len(self._kept_N):
+            self._own_NV = np.concatenate([self._own_NV, np.empty_like(self._own_NV)])
+            self._kept_N = np.concatenate([self._kept_N, np.empty_like(self._kept_N)])
+        self._own_NV[self._seen], self._kept_N[self._seen] = own_V, kept
+        self._seen += 1
         joint = additive_loss(result)
         if joint < DEAD:
-            own_V = self._own(genome_V[None])[0]
             self._gram_VV += np.outer(own_V, own_V)
             self._moment_V += own_V * (joint - own_V.sum())
 
@@ -66,10 +70,12 @@ class Surrogate:
         """Bring weights and curve up to date with all that was learnt."""
         shift_V = np.linalg.solve(self._gram_VV, self._moment_V)
         self.weights_V = np.clip(1.0 + shift_V, 0.2, 3.0)
-        losses_N = self.loss(np.array(self._seen_NV))
+        weights_V = self.weights_V.astype(np.float32)
+        losses_N = (self._own_NV[: self._seen] @ weights_V).astype(np.float64)
         order = losses_N.argsort(kind="stable")
-        fitted = isotonic_regression(np.array(self._kept)[order], increasing=False).x
-        self.spread = float(np.std(np.array(self._kept)[order] - fitted))
+        kept_N = self._kept_N[order]
+        fitted = isotonic_regression(kept_N, increasing=False).x
+        self.spread = float(np.std(kept_N - fitted))
         self._curve = (
             np.r_[0.0, losses_N[order], losses_N.max() + LOST],
             np.r_[max(1.0, fitted[0]), fitted, 0.0],

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 
@@ -170,7 +171,7 @@ class SearchSpace:
                     f"Patterns of layer {layer.name}: expected dense first, got {list(patterns)}."
                 )
 
-    @property
+    @cached_property
     def variables(self) -> tuple[Variable, ...]:
         """What varies, in the genome's order."""
         return (
@@ -180,10 +181,12 @@ class SearchSpace:
             *self._pattern.variables("pattern:"),
         )
 
-    @property
+    @cached_property
     def upper(self) -> IntArray:
-        """The largest level of each variable [V]."""
-        return np.array([len(variable.options) - 1 for variable in self.variables], dtype=np.int64)
+        """The largest level of each variable [V]; read-only."""
+        upper = np.array([len(variable.options) - 1 for variable in self.variables], dtype=np.int64)
+        upper.flags.writeable = False
+        return upper
 
     @property
     def dense(self) -> Candidate:

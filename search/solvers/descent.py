@@ -53,10 +53,10 @@ def descend(
             worth_NL = np.repeat(losses[v][None], count, axis=0)
             if scales_NV is not None:
                 worth_NL = worth_NL * scales_NV[:, v, None]
-            shape = (count, len(losses[v]), dimensions)
+            cost_NLD = np.zeros((count, len(losses[v]), dimensions))
             for table, others in tables:
-                cost_NLD = np.broadcast_to(table[tuple(genomes_NV[:, u] for u in others)], shape)
-                worth_NL = worth_NL + (cost_NLD @ prices_ND[:, :, None])[..., 0]
+                cost_NLD += table[tuple(genomes_NV[:, u] for u in others)]
+            worth_NL = worth_NL + (cost_NLD @ prices_ND[:, :, None])[..., 0]
             genomes_NV[:, v] = worth_NL.argmin(axis=1)
         if (genomes_NV == before_NV).all():
             break

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from rich.progress import Progress
 
-from search.explorer import Explorer, Genomes, OutOfTime, Session, Spent, Stop
+from search.explorer import Explorer, OutOfTime, Session, Spent, Stop
 from search.ledger import Ledger, Outcome, Task
 from search.methods import METHODS
 from search.problem import Problem
 from search.steady import evolve
-from tests.search.toys import FormulaPool, additive, toy_problem
+from tests.search.toys import FormulaPool, additive, all_genomes, toy_problem
 
 BUDGETS = ("85%", "92%")
 
@@ -105,23 +105,16 @@ def test_a_stopped_run_uses_all_it_knew(tmp_path: Path, seed: int) -> None:
 
 def test_one_evaluator_goes_generation_by_generation(tmp_path: Path) -> None:
     problem = problem_of("nsga2", evals=80)
-    session = Session(
-        Ledger(tmp_path / "journal.jsonl", "study"),
-        pool_of(problem, FormulaPool),
-        Progress(disable=True),
-    )
-    explorer = Explorer(problem, session, {})
-    random = np.random.default_rng(0)
     sizes = list[int]()
-
-    def ask() -> Genomes:
-        return random.integers(0, explorer.upper_V + 1, (7, len(explorer.upper_V)))
-
-    with pytest.raises(Spent):
-        evolve(explorer, ask, lambda genomes_NV, _: sizes.append(len(genomes_NV)), "a", "b")
+    with Ledger(tmp_path / "journal.jsonl", "study") as ledger:
+        session = Session(ledger, pool_of(problem, FormulaPool), Progress(disable=True))
+        explorer = Explorer(problem, session, {})
+        genomes_NV = all_genomes(problem)[:: 4096 // 80]
+        batches = iter(genomes_NV[start : start + 7] for start in range(0, 200, 7))
+        with pytest.raises(Spent):
+            evolve(explorer, lambda: next(batches), lambda x, _: sizes.append(len(x)), "a", "b")
     assert sizes == [7] * 11 + [3]
-    assert {point.method for point in explorer.points.values()} == {"a", "b"}
-    session.ledger.close()
+    assert [p.method for p in explorer.points.values()] == ["a"] * 7 + ["b"] * 73
 
 
 def test_what_is_under_way_when_time_is_out_is_kept(tmp_path: Path) -> None:
