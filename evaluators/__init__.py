@@ -5,6 +5,7 @@ dataset.py       images and truth as one value that travels; reads ultralytics d
 annotations.py   YOLO txt rows and COCO json, each fault named by file and line
 letterbox.py     an image into its square, and boxes back
 detection.py     raw outputs -> detections -> COCO mAP
+bootstrap.py     mAP on resampled images: how much of it is luck
 refit.py         the channels that are left stand in for those removed (least squares)
 reconstruct.py   every layer in turn makes up for what all before it lost
 bit_table.py     what few bits of one layer alone cost: what mixed bits are chosen from

@@ -17,6 +17,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torchvision.ops import nms
 
+from evaluators.bootstrap import resampled_maps
 from evaluators.dataset import Dataset
 from evaluators.letterbox import place, to_image
 
@@ -82,6 +83,7 @@ class Accuracy:
         medium: The same from 32² to 96².
         large: The same above 96².
         per_class: (name, its average precision over IoU .50 to .95) of the classes that occur.
+        resampled: map50_95 on resampled images (`evaluators.bootstrap`).
     """
 
     map50_95: float
@@ -90,6 +92,7 @@ class Accuracy:
     medium: float | None
     large: float | None
     per_class: tuple[tuple[str, float], ...]
+    resampled: tuple[float, ...]
 
 
 def score_detections(detections: Sequence[torch.Tensor], data: Dataset, imgsz: int) -> Accuracy:
@@ -110,7 +113,8 @@ def score_detections(detections: Sequence[torch.Tensor], data: Dataset, imgsz: i
         evaluation.params.maxDets = [100]
         evaluation.evaluate()
         evaluation.accumulate()
-    return _accuracy(evaluation.eval["precision"][..., 0], data.names)
+    resampled = resampled_maps(evaluation)
+    return _accuracy(evaluation.eval["precision"][..., 0], data.names, resampled)
 
 
 def _truth(data: Dataset) -> COCO:
@@ -162,7 +166,9 @@ def _coco(annotations: list[dict[str, object]], data: Dataset) -> COCO:
     return coco
 
 
-def _accuracy(precision_TRCA: NDArray[np.float64], names: tuple[str, ...]) -> Accuracy:
+def _accuracy(
+    precision_TRCA: NDArray[np.float64], names: tuple[str, ...], resampled: tuple[float, ...]
+) -> Accuracy:
     """Average the precision table: T IoU thresholds, R recall levels, C classes, A area ranges.
 
     Classes without objects are marked -1 in it.
@@ -177,6 +183,7 @@ def _accuracy(precision_TRCA: NDArray[np.float64], names: tuple[str, ...]) -> Ac
         medium=medium,
         large=large,
         per_class=tuple((names[i], float(all_areas[..., i].mean())) for i in present),
+        resampled=resampled,
     )
 
 

@@ -221,6 +221,7 @@ class Evaluator:
             agreement=sum(count * a for count, _, a in distances) / images,
             images=len(data),
             rung=rung,
+            resampled=() if accuracy is None else tuple(round(x, 4) for x in accuracy.resampled),
         )
 
 

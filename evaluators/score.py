@@ -25,6 +25,8 @@ class Score:
         images: Number of images looked at.
         rung: Which step of the ladder this is.
         seconds: Wall time of the evaluation; not compared.
+        resampled: map50_95 on resampled images, the same resamples for every model; empty where it
+            is not known.
     """
 
     map50_95: float | None
@@ -34,6 +36,7 @@ class Score:
     images: int
     rung: str
     seconds: float = field(default=0.0, compare=False)
+    resampled: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("map50_95", "map50", "distortion", "agreement", "seconds"):
@@ -59,7 +62,7 @@ class Score:
             ValueError: If a value is not finite or out of range.
             TypeError: If a field is missing or unknown.
         """
-        return cls(**fields)
+        return cls(**{**fields, "resampled": tuple(fields.get("resampled", ()))})
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 A proxy is a number known at no cost beside the subset's: distortion and agreement (measured on
 `PROXY_IMAGES`), and the additive loss of the genome. `mAP` on few images is itself noisy, so the
-proxies are worth something even where it is known: `combine` fits a small monotone regression, and
-`shrink` weighs the measured value against the fitted one.
+proxies are worth something even where it is known: `Combination` fits a small monotone regression,
+and `smoothed` weighs the measured value against the fitted one.
 
 Axis letters: N candidates, P proxies.
 """
@@ -22,6 +22,7 @@ from evaluators.score import Score
 Floats = npt.NDArray[np.float64]
 
 FEWEST = 12  # points below which nothing is fitted
+LEAST_NOISE = 0.005
 
 
 def proxies_of(scores: Sequence[Score], additive_N: Floats | None = None) -> dict[str, Floats]:
@@ -89,7 +90,9 @@ def _ranks(values_N: Floats, known: Floats) -> Floats:
 def smoothed(scores: Sequence[Score], dense_N: Floats) -> tuple[Floats, float]:
     """Return the accuracy [N] that the subset's mAP and the proxies together speak for.
 
-    The mean of both: neither is trusted more, as their errors are about as large.
+    Both are off: the mAP by the luck of its images, the prediction by what the proxies do not see.
+    How far they lie apart tells how large both errors are together, resampled images tell the
+    first; each is weighed by the other's share.
 
     Args:
         scores: Of rung "subset".
@@ -99,14 +102,31 @@ def smoothed(scores: Sequence[Score], dense_N: Floats) -> tuple[Floats, float]:
         The accuracy, and the standard deviation of its error, at least half a percent.
     """
     measured_N = np.array([score.map50_95 or 0.0 for score in scores])
+    luck = image_noise(scores)
     if len(scores) < FEWEST:
-        return measured_N, 0.01
+        return measured_N, 0.01 if luck is None else max(LEAST_NOISE, luck)
     proxies = proxies_of(scores)
     kept_N = measured_N / np.maximum(dense_N, 1e-9)
     combination = Combination(proxies, kept_N)
     predicted_N = combination.predict(proxies) * dense_N
-    noise = max(0.005, float(combination.spread * dense_N.max()) / 2)
-    return (measured_N + predicted_N) / 2, noise
+    apart = max(float(combination.spread * dense_N.max()), 1e-9)
+    share = 0.5 if luck is None else min(1.0, (luck / apart) ** 2)  # of the prediction
+    noise = max(LEAST_NOISE, apart * (share * (1 - share)) ** 0.5)
+    return (1 - share) * measured_N + share * predicted_N, noise
+
+
+def image_noise(scores: Sequence[Score]) -> float | None:
+    """Return the standard deviation of an mAP by the luck of its images, when models are compared.
+
+    From models that are next to each other in mAP: the spread of the difference of two on resampled
+    images, which are the same for both. What luck all models share does not matter. None where no
+    resamples are known.
+    """
+    known = sorted((s for s in scores if s.resampled), key=lambda s: s.map50_95 or 0.0)
+    if len(known) < 3:
+        return None
+    differences_NB = np.diff([score.resampled for score in known], axis=0)
+    return float(np.median(differences_NB.std(axis=1)) / 2**0.5)
 
 
 def describe(proxies: Mapping[str, Floats], accuracy_N: Floats) -> str:

@@ -1,10 +1,19 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from evaluators.score import Score
-from search.proxies import Combination, describe, proxies_of, rank_correlations, smoothed
+from search.proxies import (
+    Combination,
+    describe,
+    image_noise,
+    proxies_of,
+    rank_correlations,
+    smoothed,
+)
 
 
 def made_up(count: int, seed: int = 0) -> tuple[list[Score], np.ndarray]:
@@ -52,6 +61,33 @@ def test_smoothing_pulls_an_outlier_towards_what_its_proxies_say() -> None:
     assert noise > 0
     few, _ = smoothed(scores[:3], np.full(3, 0.5))
     np.testing.assert_allclose(few, accuracy_N[:3])
+
+
+def with_luck(scores: list[Score], luck: float, common: float) -> list[Score]:
+    """Give each score resamples: luck of its own, and luck that all models share."""
+    random = np.random.default_rng(0)
+    shared_B = random.normal(0, common, 400)
+    return [
+        replace(s, resampled=tuple((s.map50_95 or 0) + shared_B + random.normal(0, luck, 400)))
+        for s in scores
+    ]
+
+
+def test_luck_that_all_models_share_is_no_noise() -> None:
+    scores, _ = made_up(40)
+    assert image_noise(scores) is None
+    assert image_noise(with_luck(scores, 0.02, 0.3)) == pytest.approx(0.02, rel=0.1)
+
+
+def test_the_less_luck_is_in_the_map_the_less_the_prediction_counts() -> None:
+    scores, _ = made_up(40)
+    lucky = replace(scores[0], map50_95=0.9)
+    scores = [*scores, lucky]
+    smooth = [smoothed(with_luck(scores, luck, 0.1), np.full(41, 0.5)) for luck in (0, 0.02, 0.2)]
+    values = [float(accuracy_N[-1]) for accuracy_N, _ in smooth]
+    assert values[0] == pytest.approx(0.9)
+    assert values[0] > values[1] > values[2]
+    assert smooth[1][1] >= 0.005
 
 
 def test_the_log_line_names_every_proxy() -> None:
