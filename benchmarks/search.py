@@ -5,7 +5,9 @@ that looks into those of the others: what two of them ask for is evaluated once.
 one look at one candidate, whether on the proxy or the subset rung: the sensitivity sweep counts,
 and so does what another method has evaluated already. Printed are the hypervolume (loss of the
 subset's mAP against latency) after some numbers of evaluations, and for each budget the mAP on all
-validation images of the method's pick.
+validation images of the method's pick; the spread is (largest - smallest) / mean of the last
+hypervolumes of the seeds, busy the share of time that evaluators evaluated between the first and
+the last mAP.
 
 Run again with the same `--output` it goes on where it stopped: nothing is evaluated twice. What one
 device's run evaluated, the run of another one finds by `--reuse`.
@@ -31,7 +33,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from evaluators.score import Score
-from search.actors import InProcessPool
+from search.actors import InProcessPool, Pool, RayPool
 from search.explorer import Explorer, Genomes, Result, Session, Stop
 from search.front import Point, pick
 from search.ledger import Ledger, Task
@@ -98,6 +100,7 @@ def main(
     imgsz: str = "320,256",
     target: str = "jetson-xavier-nx",
     latency: str = BUDGETS,
+    actors: Annotated[int, typer.Option(help="evaluation actors; 0: in this process")] = 0,
     minutes: Annotated[float, typer.Option(help="stop evaluating after so long")] = float("inf"),
     reuse: Annotated[list[Path] | None, typer.Option(help="output of another benchmark")] = None,
     output: Annotated[Path, typer.Option(help="journal and curves")] = Path("runs/bench-search"),
@@ -111,10 +114,12 @@ def main(
         "imgsz": tuple(map(int, imgsz.split(","))),
         "target": target,
         "latency": tuple(latency.split(",")),
-        "actors": 0,
+        "actors": actors,
     }
     base = prepare(read_settings(given))
-    pool = InProcessPool(base.build)
+    pool: Pool = InProcessPool(base.build)
+    if actors:
+        pool = RayPool(base.build, actors, lambda task: 600.0)
     runs: list[dict[str, Any]] = []
     for asked in methods.split(","):
         method, evals = asked.split("=")
@@ -132,8 +137,20 @@ def main(
             with Ledger(folder / "journal.jsonl", base.protocol, others) as ledger:
                 session = Session(ledger, pool, Progress(disable=True), stop_at=stop_at)
                 runs.append(one_run(problem, session))
+            runs[-1]["busy"] = busy(folder / "journal.jsonl", max(1, actors))
             (output / "runs.json").write_text(json.dumps(runs))
             print_tables(runs, [limit.text for limit in base.limits])
+    pool.close()
+
+
+def busy(journal: Path, actors: int) -> float:
+    """Return the share of time that evaluators spent on the subset rung from first to last."""
+    records = [json.loads(line) for line in journal.read_text().splitlines()[1:]]
+    own = [r for r in records if r["rung"] == "subset" and not Path(r["where"]).is_absolute()]
+    if not own:
+        return float("nan")
+    span_s = own[-1]["time"] - (own[0]["time"] - own[0]["seconds"])
+    return float(sum(r["seconds"] for r in own) / (actors * span_s))
 
 
 def one_run(problem: Problem, session: Session) -> dict[str, Any]:

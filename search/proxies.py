@@ -134,10 +134,10 @@ def describe(proxies: Mapping[str, Floats], accuracy_N: Floats) -> str:
     correlations = rank_correlations(proxies, accuracy_N)
     ranked = ", ".join(f"{name} {value:.3f}" for name, value in correlations.items())
     if len(accuracy_N) < FEWEST:
-        return f"Spearman with mAP: {ranked}"
+        return f"Spearman with the share of the dense mAP: {ranked}"
     combination = Combination(proxies, accuracy_N)
     weights = ", ".join(f"{name} {weight:.2f}" for name, weight in combination.weights.items())
     return (
-        f"Spearman with the subset's mAP over {len(accuracy_N)} candidates: {ranked}; together "
-        f"(weights {weights}) mAP is predicted to {combination.spread:.3f}"
+        f"Spearman with the share of the dense mAP over {len(accuracy_N)} candidates: {ranked}; "
+        f"together (weights {weights}) it is predicted to {combination.spread:.3f}"
     )

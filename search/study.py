@@ -22,7 +22,7 @@ from search.front import Point, pareto
 from search.methods import METHODS
 from search.problem import Problem, accuracy
 from search.promotion import promote
-from search.proxies import describe, proxies_of, smoothed
+from search.proxies import FEWEST, describe, proxies_of, smoothed
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +44,33 @@ def explore(problem: Problem, session: Session, points: dict[str, Point]) -> Non
     except Stop as reason:
         log.info("%s after %d candidates", reason, len(explorer.scored))
     if points:
-        scores = [point.score for point in points.values()]
-        kept_N = np.array([accuracy(score) for score in scores])
-        log.info("proxies: %s", describe(proxies_of(scores), kept_N))
+        log_proxies(problem, list(points.values()))
+
+
+def log_proxies(problem: Problem, points: Sequence[Point]) -> None:
+    """Log how well the proxies rank: all points, and those with the same kinds of changes."""
+    dense_N = np.maximum(_dense_accuracy(problem, points), 1e-9)
+    kept_N = np.array([accuracy(point.score) for point in points]) / dense_N
+    kinds = [kinds_of(problem, point) for point in points]
+    groups = {"all": [*range(len(points))]}
+    for kind in sorted(set(kinds)):
+        rows = [row for row, other in enumerate(kinds) if other == kind]
+        if FEWEST <= len(rows) < len(points):
+            groups[kind] = rows
+    for name, rows in groups.items():
+        scores = [points[row].score for row in rows]
+        log.info("proxies (%s): %s", name, describe(proxies_of(scores), kept_N[rows]))
+
+
+def kinds_of(problem: Problem, point: Point) -> str:
+    """Say what was changed beside the input size: bits, channels, patterns, or nothing."""
+    candidate, dense = point.candidate, problem.dense(point.candidate.imgsz)
+    changed = {
+        "bits": set(candidate.bits) != set(dense.bits),
+        "channels": set(candidate.kept) != set(dense.kept),
+        "patterns": bool(candidate.patterns),
+    }
+    return " + ".join(name for name, is_changed in changed.items() if is_changed) or "nothing"
 
 
 def verify(problem: Problem, session: Session, points: Sequence[Point]) -> list[Point]:
