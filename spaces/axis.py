@@ -63,6 +63,10 @@ class Axis(Generic[Option]):
         # What does not vary reads the last column of a padded genome, which is 0.
         self._reads = np.array([self.columns.get(name, -1) for name in options], dtype=np.int64)
         longest = max(map(len, codes.values()), default=1)
+        # Made once and shared, because a search holds thousands of candidates.
+        self._named: list[list[tuple[Any, ...]]] = [
+            [_named(name, value) for value in values] for name, values in options.items()
+        ]
         padded = [values + values[-1:] * (longest - len(values)) for values in codes.values()]
         self._table = np.array(padded, dtype=np.int64)
 
@@ -80,12 +84,13 @@ class Axis(Generic[Option]):
         values: IntArray = self._table[np.arange(len(self._reads)), levels[:, self._reads]]
         return values
 
-    def chosen(self, levels: IntArray) -> dict[str, Option]:
-        """Return the option of each thing, given one padded genome [V + 1]."""
-        return {
-            name: values[levels[self.columns.get(name, -1)]]
-            for name, values in self.options.items()
-        }
+    def chosen(self, levels: IntArray) -> tuple[tuple[Any, ...], ...]:
+        """Return (name, option) of each thing, given one padded genome [V + 1].
+
+        Bits come as (name, weight bits, activation bits).
+        """
+        pairs = zip(self._named, levels[self._reads].tolist(), strict=True)
+        return tuple(named[level] for named, level in pairs)
 
     def write(self, values: Mapping[str, Option], genome: IntArray) -> None:
         """Set the levels of named things in a genome [V].
@@ -99,3 +104,7 @@ class Axis(Generic[Option]):
                 raise InputError(f"{name}: expected one of {list(options)}, got {value}.")
             if name in self.columns:
                 genome[self.columns[name]] = options.index(value)
+
+
+def _named(name: str, value: Any) -> tuple[Any, ...]:
+    return (name, *value) if isinstance(value, tuple) else (name, value)

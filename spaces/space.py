@@ -203,13 +203,13 @@ class SearchSpace:
             InputError: The genome has another length, or a level that is out of range.
         """
         levels = self._checked(np.asarray(genome)[None])[0]
-        bits = self._bits.chosen(levels).items()
-        patterns = self._pattern.chosen(levels).items()
+        ((_, imgsz),) = self._imgsz.chosen(levels)
+        patterns = self._pattern.chosen(levels)
         return Candidate(
-            imgsz=self._imgsz.chosen(levels)["imgsz"],
-            kept=tuple(self._keep.chosen(levels).items()),
-            bits=tuple((layer, weight, act) for layer, (weight, act) in bits),
-            patterns=tuple((layer, name) for layer, name in patterns if name != "dense"),
+            imgsz=imgsz,
+            kept=self._keep.chosen(levels),
+            bits=self._bits.chosen(levels),
+            patterns=tuple(pair for pair in patterns if pair[1] != "dense"),
         )
 
     def encode(self, candidate: Candidate) -> IntArray:

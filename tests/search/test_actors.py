@@ -113,6 +113,23 @@ class TestBothPools:
     def test_nothing_to_do(self, pool: Pool) -> None:
         assert list(pool.run([])) == []
 
+    def test_tasks_are_drawn_late_and_may_have_to_wait_for_others(self, pool: Pool) -> None:
+        ended = list[Task]()
+
+        def tasks() -> Iterator[Task | None]:
+            yield task("ok", 1)
+            yield task("ok", 2)
+            while len(ended) < 2:
+                yield None
+            yield task("ok", 3)
+
+        for outcome in pool.run(tasks()):
+            ended.append(outcome.task)
+        assert sorted(ended[:2], key=lambda t: t.key) == sorted(
+            [task("ok", 1), task("ok", 2)], key=lambda t: t.key
+        )
+        assert ended[2:] == [task("ok", 3)]
+
     def test_it_can_be_used_again(self, pool: Pool) -> None:
         assert len(list(pool.run([task("ok", 1)]))) == len(list(pool.run([task("ok", 2)]))) == 1
 
