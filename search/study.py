@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import spearmanr
 
 from evaluators.score import Failed, Score
 from hw_models.errors import InputError
@@ -89,7 +90,25 @@ def verify(problem: Problem, session: Session, points: Sequence[Point]) -> list[
         for point, result in zip(contenders, results, strict=True)
         if isinstance(result, Score)
     ]
+    if len(verified) >= FEWEST:
+        log.info("%s", outcome_of(problem, points, verified))
     return name_points(problem, verified)
+
+
+def outcome_of(problem: Problem, points: Sequence[Point], verified: Sequence[Point]) -> str:
+    """Say how far what was expected of points held on all images.
+
+    What was chosen for its score on few images has had luck there: it comes out lower.
+    """
+    smooth_N, noise = smooth_accuracy(problem, points)
+    row_of = {point.candidate: row for row, point in enumerate(points)}
+    expected_N = smooth_N[[row_of[point.candidate] for point in verified]]
+    found_N = np.array([accuracy(point.score) for point in verified])
+    return (
+        f"{len(verified)} points on all images: mAP50-95 is {np.mean(found_N - expected_N):+.3f} "
+        f"from what was expected, give or take {np.std(found_N - expected_N):.3f} (noise expected "
+        f"{noise:.3f}); Spearman {spearmanr(expected_N, found_N)[0]:.3f}"
+    )
 
 
 def contenders_of(problem: Problem, points: Sequence[Point]) -> list[Point]:
