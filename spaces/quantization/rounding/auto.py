@@ -44,7 +44,7 @@ def auto(weight: Tensor, hessian_FF: Tensor, bits: int) -> Tensor:
 
 
 def auto_below_8(weight: Tensor, hessian_FF: Tensor, bits: int) -> Tensor:
-    """Round like `auto`, but at 8 bits to nearest: what `auto` gains there is not worth its time."""
+    """Round like `auto`, but at 8 bits to nearest: `auto` is not worth its time there."""
     if bits == 8:
         return nearest(weight, hessian_FF, weight_scales(weight, bits), bits)
     return auto(weight, hessian_FF, bits)
