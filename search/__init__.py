@@ -15,7 +15,8 @@ A run reads from top to bottom:
 | `steady` | generation after generation, without waiting for the slowest |
 | `proxies`, `promotion` | what do few images say, and who is scored on all of them? |
 | `measure`, `promise` | with `--measure-on`: which picks keep their budget on a real device? |
-| `actors`, `ledger` | who evaluates, and what is known already? |
+| `actors`, `evaluating`, `nodes`, `ledger` | who evaluates, and what is known already? |
+| `tracking` | who is told how the run stands, and where is its copy? |
 | `front`, `stock`, `outputs`, `deliver`, `report` | what came of it? |
 | `run_folder`, `progress` | where everything lies; what is shown meanwhile |
 """

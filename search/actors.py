@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import statistics
 import time
 from collections import Counter, deque
@@ -23,13 +22,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import ray
-import torch
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from evaluators.evaluator import Evaluator
 from evaluators.score import Failed
 from hw_models.errors import DeviceError
+from search.evaluating import Build, EvaluatorActor, evaluate, use_one_thread
 from search.ledger import Outcome, Task
 from search.nodes import Node, alive_nodes, allot, units
 
@@ -37,14 +35,13 @@ log = logging.getLogger(__name__)
 
 PACKAGES = ("hw_models", "spaces", "evaluators", "search")
 START_S = 300.0  # longest wall time for an actor to come up
+NODES_S = 1200.0  # without a node that offers anything; a new machine takes minutes to set up
 TRIES = 3  # of one task, before it is recorded as failed
 DEATHS = 5  # in a row, times its number of actors, before a node is given up
 LOOK_S = 1.0  # between looks at the cluster's nodes
 SLOW = 2.0  # times the usual wall time, before an idle actor takes a copy of a task
 KNOWN = 3  # tasks of a rung, before its usual wall time is known
 RECENT = 32  # tasks that it is the median of
-
-Build = Callable[[], Evaluator]  # carries all an evaluator is made of; picklable
 
 
 class Pool(Protocol):
@@ -61,20 +58,13 @@ class Pool(Protocol):
         """Let go of all resources; what is in flight is dropped."""
 
 
-def evaluate(evaluator: Evaluator, task: Task, where: str) -> Outcome:
-    """Carry out one task in this process."""
-    start = time.perf_counter()
-    result = evaluator.evaluate(task.candidate, task.rung)
-    return Outcome(task, result, time.perf_counter() - start, where)
-
-
 class InProcessPool:
     """Evaluates here, one task after the other: for tests and debugging (`--actors 0`)."""
 
     size = 1
 
     def __init__(self, build: Build) -> None:
-        torch.set_num_threads(1)  # as an actor has, so that the results are the same
+        use_one_thread()  # as an actor does, so that the results are the same
         self._evaluator = build()
 
     def run(self, tasks: Iterable[Task | None]) -> Iterator[Outcome]:
@@ -85,22 +75,6 @@ class InProcessPool:
 
     def close(self) -> None:
         """Nothing to let go of."""
-
-
-class EvaluatorActor:
-    """An evaluator in a process of its own. Made a Ray actor by `RayPool`."""
-
-    def __init__(self, build: Build) -> None:
-        torch.set_num_threads(1)
-        self._evaluator = build()
-        self._where = f"{ray.util.get_node_ip_address()}/{os.getpid()}"
-
-    def ready(self) -> None:
-        """Answer, so that the pool knows that the actor is up."""
-
-    def run(self, task: Task) -> Outcome:
-        """Carry out one task."""
-        return evaluate(self._evaluator, task, self._where)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -159,7 +133,7 @@ class RayPool:
         self._nodes = alive_nodes()
         offered = sum(units(self._nodes.values()).values())
         # Fixed from here on: actors that are there would leave no room for larger ones.
-        self._share = 1.0 if size is None else min(1.0, max(1, offered) / size)
+        self._share = min(1.0, offered / size) if size and offered else 1.0
         self._idle: list[_Seat] = []
         self._busy: dict[Any, _Job] = {}
         self._deaths: Counter[str] = Counter()  # in a row, by node
@@ -243,9 +217,9 @@ class RayPool:
                 f"the last with: {self._last_words}.",
                 "See the Ray logs of the node; nothing evaluated is lost: go on with --resume.",
             )
-        elif self._clock() - self._peopled > START_S:
+        elif self._clock() - self._peopled > NODES_S:
             raise DeviceError(
-                f"No node of the Ray cluster has offered a CPU or GPU for {START_S:.0f} s.",
+                f"No node of the Ray cluster has offered a CPU or GPU for {NODES_S:.0f} s.",
                 "See `ray status`; nothing evaluated is lost: go on with --resume.",
             )
 
