@@ -107,13 +107,23 @@ def search(
             help="folder of another run: what it evaluated is not repeated; repeatable",
         ),
     ] = None,
+    track: Annotated[
+        str | None,
+        typer.Option(help="also report to tensorboard, mlflow, wandb (with commas between)"),
+    ] = None,
+    mirror: Annotated[
+        str | None,
+        typer.Option(help="keep a copy of the run at a URL: s3://bucket/runs, file:///mnt/runs"),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="seed of all random choices [0]")] = None,
     project: Annotated[Path, typer.Option(help="where runs are kept")] = Path("runs/search"),
     name: Annotated[str, typer.Option(help="name of the run")] = "exp",
     exist_ok: Annotated[
         bool, typer.Option("--exist-ok", help="use the folder if it is there")
     ] = False,
-    resume: Annotated[Path | None, typer.Option(help="go on with the run in this folder")] = None,
+    resume: Annotated[
+        str | None, typer.Option(help="go on with the run in this folder, or at a --mirror URL")
+    ] = None,
     trust_checkpoint: Annotated[
         bool,
         typer.Option("--trust-checkpoint", help="run the code in the .pt file, if it needs that"),
@@ -151,6 +161,8 @@ def search(
         },
         "server_name": server_name or None,
         "reuse": tuple(str(run.resolve()) for run in reuse) if reuse else None,
+        "track": track and tuple(track.split(",")),
+        "mirror": mirror,
         "seed": seed,
         "trust_checkpoint": trust_checkpoint or None,
     }
@@ -166,7 +178,7 @@ def search(
     given = {key: value for key, value in given.items() if value is not None}
     console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH, highlight=False)
     if resume is not None:
-        resume_search(resume, given, console)
+        resume_search(resume, project, given, console)
     else:
         new_search(given, project, name, exist_ok, console)
 

@@ -64,6 +64,10 @@ class Session:
         stop_at: On that clock, when to stop exploring; None for never.
         failures: How many candidates failed, by kind.
         asks: How often a method has asked for new candidates.
+        evaluations: How many results were recorded.
+        busy_s: Wall time that they took, of all actors together.
+        hypervolume: Of the front so far, see `Explorer.hypervolume`.
+        best: Best mAP50-95 so far for each latency budget.
     """
 
     ledger: Ledger
@@ -73,6 +77,10 @@ class Session:
     stop_at: float | None = None
     failures: Counter[str] = field(default_factory=Counter)
     asks: int = 0
+    evaluations: int = 0
+    busy_s: float = 0.0
+    hypervolume: float = 0.0
+    best: dict[str, float] = field(default_factory=dict)
 
     def results(self, candidates: Sequence[Candidate], rung: str, title: str) -> list[Result]:
         """Return the results of candidates at a rung, in their order; nothing is evaluated twice.
@@ -115,6 +123,8 @@ class Session:
         bar = self.progress.add_task(title, total=total)
         for outcome in self.pool.run(tasks):
             self.ledger.record(outcome, self.asks)
+            self.evaluations += 1
+            self.busy_s += outcome.seconds
             self.progress.advance(bar)
             if isinstance(outcome.result, Failed):
                 self.failures[outcome.result.kind] += 1
@@ -305,13 +315,16 @@ class Explorer:
 
     def report(self) -> None:
         """Log one line on how the search stands."""
-        failures = self.session.failures
+        session = self.session
+        session.hypervolume = self.hypervolume()
+        session.best = {limit.text: value for limit, value in self.best.items()}
+        failures = session.failures
         log.info(
             "%d of %d candidates; hypervolume %.4f; best mAP50-95 so far: %s%s",
             len(self.scored),
             self.problem.settings.evals,
-            self.hypervolume(),
-            ", ".join(f"{limit.text} {value:.3f}" for limit, value in self.best.items()),
+            session.hypervolume,
+            ", ".join(f"{text} {value:.3f}" for text, value in session.best.items()),
             f"; failed: {dict(failures)}" if failures else "",
         )
 

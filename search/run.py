@@ -36,6 +36,9 @@ from search.report import write_report
 from search.run_folder import RunFolder, new_run
 from search.settings import Settings, parse_duration_s
 from search.study import explore, name_points, score_dense, verify
+from search.tracking.chosen import check_installed, trackers
+from search.tracking.heartbeat import Heartbeat
+from search.tracking.mirror import fetch, is_url, mirrored
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +48,8 @@ RESUMABLE = {
     "time_budget_s",
     "actors",
     "reuse",
+    "track",
+    "mirror",
 } | DEVICE  # may be given anew with --resume
 
 
@@ -59,28 +64,40 @@ def new_search(
     """
     start_logging(console)
     settings = read_settings(given)
+    check_installed(settings)
     problem = prepare(settings)
     _run(problem, new_run(project, name, exist_ok), console)
 
 
-def resume_search(folder: Path, given: dict[str, Any], console: Console) -> None:
+def resume_search(where: str, project: Path, given: dict[str, Any], console: Console) -> None:
     """Go on with a run from its journal.
+
+    Args:
+        where: Its folder, or the URL of its mirror, which is fetched first.
+        project: Where runs are kept.
+        given: Options to change.
+        console: Where to print.
 
     Raises:
         InputError: Not a run, or options that would change what was already evaluated.
     """
     start_logging(console)
-    run = RunFolder(folder)
     changed = sorted(set(given) - RESUMABLE)
     if changed:
         options = ", ".join("--" + name.replace("_", "-") for name in changed)
         raise InputError(
             f"--resume goes on with the run's own settings; got {options} as well.",
-            "Leave them out, or start a new run. --evals, --time-budget, --actors, --reuse and "
-            "--measure-on with its keys may change.",
+            "Leave them out, or start a new run. --evals, --time-budget, --actors, --reuse, "
+            "--track, --mirror and --measure-on with its keys may change.",
         )
-    settings = run.read_settings()
-    problem = prepare(read_settings({**settings.model_dump(mode="json"), **given}))
+    if is_url(where):
+        run = fetch(where, project)
+        given = {"mirror": where.rstrip("/").rsplit("/", 1)[0], **given}  # goes on there, too
+    else:
+        run = RunFolder(Path(where))
+    settings = read_settings({**run.read_settings().model_dump(mode="json"), **given})
+    check_installed(settings)
+    problem = prepare(settings)
     log.info("resuming %s", run.path)
     _run(problem, run, console)
 
@@ -117,6 +134,7 @@ def _run(problem: Problem, run: RunFolder, console: Console) -> None:
             problem.protocol,
             [RunFolder(Path(other)).journal for other in problem.settings.reuse],
         ) as ledger,
+        mirrored(run, problem.settings.mirror) as mirrors,
         progress_bar(console) as progress,
         _pool(problem) as pool,
         devices(problem.settings) as device_pool,
@@ -139,7 +157,8 @@ def _run(problem: Problem, run: RunFolder, console: Console) -> None:
             bench = Bench(device_pool, ledger, evaluator, run.measured, problem.dense())
             problem = on_device(problem, bench)
             run.write_study(problem.settings, _resolved(problem))
-        result = _search(problem, session, run, evaluator, bench)
+        with Heartbeat(session, [*trackers(run, problem.settings), *mirrors]):
+            result = _search(problem, session, run, evaluator, bench)
     _show(problem, result, run, console, time.monotonic() - start)
 
 

@@ -6,6 +6,7 @@ journal.jsonl   every evaluation (the truth)
 front.csv  picks.json  front.png  report.html
 models/ID/      model.onnx, recipe.json
 measured/       files that were timed on a device
+tensorboard/    with --track tensorboard
 log.txt
 """
 
@@ -66,6 +67,11 @@ class RunFolder:
     def measured(self) -> Path:
         """Files that were timed on a device, by candidate."""
         return self.path / "measured"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files of TensorBoard."""
+        return self.path / "tensorboard"
 
     def model(self, point_id: str) -> Path:
         """Return the folder of one point's files, made if it is not there."""

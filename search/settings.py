@@ -25,6 +25,7 @@ from hw_models.cost import Cost
 from hw_models.errors import InputError
 
 Dimension = Literal["latency", "energy", "size"]
+Track = Literal["tensorboard", "mlflow", "wandb"]
 Method = Literal[
     "paretrim", "nsga2", "milp", "dp", "spdy", "eagleeye", "netadapt", "hawq", "halp",
     "error-limit", "random", "uniform",
@@ -134,6 +135,8 @@ class Settings(BaseModel):
     token_file: str | None = None
     server_name: str = ""
     reuse: tuple[str, ...] = Field(default=(), exclude=True)  # what was used is in the journal
+    track: tuple[Track, ...] = ()
+    mirror: str | None = None
     seed: int = Field(default=0, ge=0)
     trust_checkpoint: bool = False
 

@@ -18,10 +18,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 OPTIONS = {
     "--act-bits", "--actors", "--bits", "--data", "--energy", "--evals", "--exist-ok", "--help",
-    "--ignore", "--imgsz", "--latency", "--max-drop", "--measure-on", "--method", "--name",
-    "--power-mode", "--pattern", "--project", "--prune", "--resume", "--reuse", "--seed",
-    "--server-name", "--size", "--target", "--time-budget", "--tls-ca", "--tls-cert",
-    "--tls-key", "--token-file", "--trust-checkpoint", "--weights",
+    "--ignore", "--imgsz", "--latency", "--max-drop", "--measure-on", "--method", "--mirror",
+    "--name", "--pattern", "--power-mode", "--project", "--prune", "--resume", "--reuse",
+    "--seed", "--server-name", "--size", "--target", "--time-budget", "--tls-ca", "--tls-cert",
+    "--tls-key", "--token-file", "--track", "--trust-checkpoint", "--weights",
 }  # fmt: skip
 KEPT_BY_RAY_SUBMIT = {
     "--stop", "--start", "--screen", "--tmux", "-n", "--cluster-name", "-p", "--port-forward",

@@ -20,6 +20,8 @@ import yaml
 
 from search.front import non_dominated
 from search.outputs import COLUMNS
+from search.run_folder import RunFolder
+from search.tracking.mirror import mirrored
 from tests.search.test_cli import ROOT, assert_one_paragraph, search
 
 QUICK = ("--method", "nsga2", "--evals", "10", "--seed", "3")
@@ -109,12 +111,19 @@ def test_nothing_was_evaluated_twice(searched: tuple[Path, str]) -> None:
     assert len({record["where"] for record in records}) == 2  # both actors worked
 
 
-def test_resuming_a_finished_run_evaluates_nothing(searched: tuple[Path, str]) -> None:
+def test_resuming_a_finished_run_on_another_machine_evaluates_nothing(
+    searched: tuple[Path, str], tmp_path: Path
+) -> None:
     run, _ = searched
-    before, front = (run / "journal.jsonl").read_bytes(), (run / "front.csv").read_bytes()
-    finish(start(run, "--resume", run, "--actors", "0"))
-    assert (run / "journal.jsonl").read_bytes() == before
-    assert (run / "front.csv").read_bytes() == front
+    url = f"file://{tmp_path / 'mnt'}"
+    with mirrored(RunFolder(run), url):
+        pass
+    there = tmp_path / "there" / run.name
+    finish(start(run, "--resume", f"{url}/{run.name}", "--project", there.parent, "--actors", "0"))
+    for name in ("journal.jsonl", "front.csv"):
+        before = (run / name).read_bytes()
+        assert (there / name).read_bytes() == before
+        assert (tmp_path / "mnt" / run.name / name).read_bytes() == before
 
 
 def test_another_device_repeats_no_evaluation(
@@ -161,8 +170,9 @@ def test_killed_and_resumed_it_ends_with_the_same_front(tiny_data: Path, tmp_pat
 
 
 def test_sigterm_writes_the_front_so_far(tiny_data: Path, tmp_path: Path) -> None:
-    run = tmp_path / "exp"
-    process = start(run, "--data", tiny_data, "--latency", "80%", "--method", "nsga2")
+    run, mnt = tmp_path / "exp", tmp_path / "mnt"
+    mirror = ("--mirror", f"file://{mnt}")
+    process = start(run, "--data", tiny_data, "--latency", "80%", "--method", "nsga2", *mirror)
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         if (run / "log.txt").exists() and " candidates; hypervolume" in (
@@ -173,7 +183,10 @@ def test_sigterm_writes_the_front_so_far(tiny_data: Path, tmp_path: Path) -> Non
     os.kill(process.pid, signal.SIGTERM)
     output = finish(process, code=130)
     assert "interrupted" in output
+    assert "heartbeat:" in output
     assert len(rows_of(run)) >= 2
+    assert rows_of(mnt / run.name) == rows_of(run)
+    assert journal_of(mnt / run.name) == journal_of(run)
 
 
 def test_time_budget_ends_the_search_in_good_order(tiny_data: Path, tmp_path: Path) -> None:
