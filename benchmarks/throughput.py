@@ -42,7 +42,7 @@ def main() -> None:
 def evaluation_rate(problem: Problem, actors: int) -> tuple[float, float]:
     """Return evaluations a second of the whole pool, and the share of time its actors were busy."""
     genomes_NV = sparse_random(
-        EVALUATIONS + actors, np.asarray(problem.space.upper), np.random.default_rng(actors)
+        EVALUATIONS + actors, np.asarray(problem.space.upper), np.random.default_rng(0)
     )
     tasks = [Task(problem.space.decode(genome), "subset") for genome in genomes_NV]
     pool = RayPool(problem.build, actors, lambda _: 600.0)
