@@ -5,8 +5,8 @@
     host 2 10.77.0.2     the same
 
 They are namespaces of Linux: nothing listens outside of them, and all of it goes when they are
-closed or this process dies. Hosts see the machine's files but not the packages of the repository,
-so that a host runs only what was brought to it. Needs root and openssh-server.
+closed or this process dies. Hosts see the machine's files but not those of the repository: a host
+runs only what was brought to it. Needs root and openssh-server.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-
-from search.actors import PACKAGES
 
 ROOT = Path(__file__).resolve().parents[3]
 NET = "10.77.0"
@@ -41,7 +39,9 @@ PROGRAMS = (
 )
 NAMESPACES = ("--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child")
 
-# The first process of a host: everything there ends when its standard input does.
+# The first process of a host: everything there ends when its standard input does. Ignoring its
+# children, it buries those that it inherits: Ray's workers live as long as their dead parent is in
+# the process table.
 BOOT = """set -e
 mount --bind {folder} {here}
 mkdir -p /tmp/ray
@@ -49,7 +49,16 @@ mount --bind {here}/ray /tmp/ray
 ip link set lo up
 {more}
 echo up
+trap '' CHLD
 exec cat"""
+
+# A host sees nothing of the repository but the environment that lies in it.
+HIDE = """mkdir {lan}/here/environment
+mount --bind {prefix} {lan}/here/environment
+mount -t tmpfs none {root}
+mkdir -p {prefix}
+mount --bind {lan}/here/environment {prefix}
+mount --bind {users} /etc/passwd"""
 
 SSHD = """HostKey {lan}/hostkey
 AuthorizedKeysFile {lan}/key.pub
@@ -136,9 +145,10 @@ class Lan:
         )  # fmt: skip
 
     def stop(self, process: subprocess.Popen[str]) -> None:
-        """End a command of the laptop and all that it started."""
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        """End a command of the laptop and all that it started, if it has not ended."""
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
 
     def cut(self, host: int) -> None:
         """Take a host off the network."""
@@ -180,8 +190,7 @@ class Lan:
         configuration.write_text(SSHD.format(lan=self.folder))
         users = configuration.with_name("passwd")
         users.write_text(f"root:x:0:0::{self.folder / 'here' / 'home'}:/bin/bash\n{SSHD_USER}\n")
-        mounts = [f"mount -t tmpfs none {ROOT / name}" for name in PACKAGES]
-        self._boot(host, "\n".join([*mounts, f"mount --bind {users} /etc/passwd"]))
+        self._boot(host, HIDE.format(lan=self.folder, root=ROOT, prefix=sys.prefix, users=users))
 
         cable = ("ip", "link", "add", f"v{host}", "type", "veth", "peer", "name", "eth0")
         # Not in the laptop's process table: the other end is named by a process outside.
