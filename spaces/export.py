@@ -147,7 +147,9 @@ def export_onnx_cpu(
     graph = _Graph(list(model.graph.node), {x.name: x for x in model.graph.initializer})
     tensors = rounded_tensors(graph.nodes, integer)
     grids = calibrate_grids(model, tensors, images.contiguous().numpy())
-    for node in [node for node in graph.nodes if node.output[0] in integer]:
+    for node in graph.nodes[:]:
+        if node.output[0] not in integer or node.input[0] not in grids:
+            continue  # float, or reads the picture
         _round_bias(graph, node, integer[node.output[0]], grids[node.input[0]].step)
     for tensor in tensors:
         _round_tensor(graph, tensor, grids[tensor])

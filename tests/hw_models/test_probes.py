@@ -57,7 +57,8 @@ def test_int8_probes_run_in_integers(tmp_path: Path) -> None:
     onnxruntime.InferenceSession(made.onnx(), options, providers=["CPUExecutionProvider"])
     nodes = onnx.load(tmp_path / "optimised.onnx").graph.node
     integer = sum(node.op_type == "QLinearConv" for node in nodes)
-    assert integer == sum(conv.weight_bits == 8 for conv in made.workload.convs) > 60
+    quantized = sum(conv.weight_bits == 8 for conv in made.workload.convs)
+    assert integer == quantized - 1 > 60  # the first one reads the picture
 
 
 def test_bits_follow_the_share_and_ops_follow_their_readers() -> None:

@@ -70,11 +70,11 @@ def test_everything_between_integer_convolutions_runs_in_integers(
     file: Path, detector: Detector, tmp_path: Path
 ) -> None:
     ran = executed_ops(file, tmp_path)
-    assert ran["QLinearConv"] == len(trunk(detector))
-    assert ran["Conv"] == 6  # the outputs of the head
+    assert ran["QLinearConv"] == len(trunk(detector)) - 1
+    assert ran["Conv"] + ran["FusedConv"] == 7  # the first one and the outputs of the head
     assert ran["QLinearSigmoid"] >= ran["QLinearMul"] >= len(trunk(detector))
     assert ran["QLinearConcat"] >= 11
-    assert ran["QuantizeLinear"] <= 4  # the picture's among them
+    assert ran["QuantizeLinear"] <= 4  # of the first convolution's output among them
     assert ran["DequantizeLinear"] <= 12
 
 
@@ -126,6 +126,12 @@ def test_the_decoding_gets_no_grid(file: Path) -> None:
     assert rounded
     assert not [tensor for tensor in rounded if "model.24" in tensor and "/cv" not in tensor]
     assert not rounded_tensors(model.graph.node, ())
+
+
+def test_the_picture_is_read_in_float(file: Path) -> None:
+    model = onnx.load(file)
+    readers = [node.op_type for node in model.graph.node if "images" in node.input]
+    assert readers == ["Conv"]
 
 
 def test_a_grid_holds_zero_exactly_and_covers_its_range() -> None:
