@@ -1,14 +1,18 @@
-"""What measuring over gRPC costs: overhead of a measurement, speed of an upload.
+"""What measuring over gRPC costs: overhead of a measurement, speed of an upload, what is held.
 
-    python -m benchmarks.device_worker [MODEL.onnx ...]
+    python -m benchmarks.device_worker [MODEL.onnx ...] [--measurements N]
 
 A worker (ONNX Runtime, one thread) runs on loopback, once without TLS and once with TLS, client
 certificates and a token. Overhead is what a measurement takes beyond its inferences (warm-up
 included); the first one of a model includes loading it. Without a model the golden one is used.
+
+Then N measurements are made through a pool, TLS and all, and every tenth time a call that fails:
+descriptors, threads and files of all processes are counted before, half-way and after.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import statistics
@@ -17,8 +21,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import trustme
@@ -28,33 +32,46 @@ from rich.table import Table
 from hw_models.client import Credentials, DeviceClient
 from hw_models.golden import golden
 from hw_models.measurement import DeviceCallError, MeasureProtocol, precision_of
+from hw_models.pool import DevicePool, Rules
 
 WORKER = Path(__file__).resolve().parents[1] / "hw_models" / "worker"
 PROTOCOL = MeasureProtocol(warm_up=1, repeat=20, min_time_s=0.0, idle_s=0.0)
 ROUNDS = 11
 UPLOAD_BYTES = 200 * 1024 * 1024
 MB = 1e6
+FAILING = 10
+"""Each so manieth measurement is followed by one that is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A worker in a process of its own: where it listens, its id, its temporary folder."""
+
+    address: str
+    pid: int
+    folder: Path
 
 
 @contextmanager
-def running(arguments: Sequence[str], runtime: str = "onnxruntime") -> Iterator[str]:
-    """Run a worker on this machine's CPU, one thread; give its address."""
-    process = subprocess.Popen(  # noqa: S603
-        [
-            *(sys.executable, "-m", "paretrim_worker", "--listen", "127.0.0.1:0"),
-            *("--runtime", runtime, "--processor", "cpu", "--threads", "1"),
-            *arguments,
-        ],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(WORKER)},
-    )
-    assert process.stdout is not None
-    try:
-        yield process.stdout.readline().split()[-1]
-    finally:
-        process.terminate()
-        process.wait()
+def running(arguments: Sequence[str], runtime: str = "onnxruntime") -> Iterator[Running]:
+    """Run a worker on this machine's CPU, one thread."""
+    with tempfile.TemporaryDirectory() as folder:
+        process = subprocess.Popen(  # noqa: S603
+            [
+                *(sys.executable, "-m", "paretrim_worker", "--listen", "127.0.0.1:0"),
+                *("--runtime", runtime, "--processor", "cpu", "--threads", "1"),
+                *arguments,
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(WORKER), "TMPDIR": folder},
+        )
+        assert process.stdout is not None
+        try:
+            yield Running(process.stdout.readline().split()[-1], process.pid, Path(folder))
+        finally:
+            process.terminate()
+            process.wait()
 
 
 def secured(folder: Path) -> tuple[list[str], Credentials]:
@@ -100,10 +117,43 @@ def upload_mb_s(client: DeviceClient) -> float:
     raise AssertionError("random bytes were taken for a model")
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Print the table."""
-    models = {Path(name).name: Path(name).read_bytes() for name in arguments}
-    models = models or {"golden": golden().model}
+def held(worker: Running) -> list[int]:
+    """Count what is held: descriptors and threads of the three processes, the worker's files."""
+    tasks = Path(f"/proc/{worker.pid}/task").iterdir()
+    (child,) = {pid for task in tasks for pid in (task / "children").read_text().split()}
+    folders = [Path("/proc") / str(pid) for pid in (os.getpid(), worker.pid, child)]
+    counts = [len(list((of / what).iterdir())) for what in ("fd", "task") for of in folders]
+    return [*counts, sum(1 for _ in worker.folder.rglob("*"))]
+
+
+def leaks(worker: Running, credentials: Credentials, model: bytes, measurements: int) -> Table:
+    """Return what is held while many measurements are made, some of which fail."""
+    header = ("descriptors: client", "worker", "measuring", "threads: client", "worker",
+              "measuring", "files")  # fmt: skip
+    table = Table("measurements", *header)
+    # Whether the machine is steady is not the question here.
+    pool = DevicePool([DeviceClient(worker.address, credentials)], Rules(drift=100.0, noise=100.0))
+    protocol = replace(PROTOCOL, precision=precision_of(model))
+    try:
+        for number in range(1, measurements + 1):
+            pool.measure(model, protocol)
+            if number % FAILING == 0:
+                with suppress(DeviceCallError):
+                    pool.measure(b"no model", protocol)
+            if number in (measurements // FAILING, measurements // 2, measurements):
+                table.add_row(str(number), *map(str, held(worker)))
+    finally:
+        pool.close()
+    return table
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", type=Path, nargs="*")
+    parser.add_argument("--measurements", type=int, default=500)
+    given = parser.parse_args()
+    models = {path.name: path.read_bytes() for path in given.models} or {"golden": golden().model}
     table = Table("connection", "model", "first, ms", "then (median), ms", "upload, MB/s")
     with tempfile.TemporaryDirectory() as folder:
         options, credentials = secured(Path(folder))
@@ -111,14 +161,17 @@ def main(arguments: Sequence[str]) -> None:
             ("plain", ["--insecure"], None),
             ("TLS, certificates, token", options, credentials),
         ):
-            with running(flags) as address, DeviceClient(address, keys) as client:
+            with running(flags) as worker, DeviceClient(worker.address, keys) as client:
                 speed = statistics.median(upload_mb_s(client) for _ in range(3))
                 for model, data in models.items():
                     first, *rest = overheads_ms(client, data)
                     row = (f"{first:.0f}", f"{statistics.median(rest):.0f}", f"{speed:.0f}")
                     table.add_row(name, model, *row)
-    Console().print(table)
+        Console().print(table)
+        with running(options) as worker:
+            model = next(iter(models.values()))
+            Console().print(leaks(worker, credentials, model, given.measurements))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -5,8 +5,9 @@
 
 yolov5nu, one thread: ONNX Runtime in FP32, its static quantisation of all ops and of convolutions
 only (uint8 activations, int8 weights of each channel, the calibrator's defaults), OpenVINO in FP32
-and quantised by NNCF where it is installed, and the exported files of finished runs (`--run`: their
-folders; only files of the same input size count). Live workers on loopback time all files in turns;
+and quantised by NNCF (`pip install .[benchmarks]`), and the front of finished runs (`--run`: their
+folders; only exported files of the same input size count, which are the picks and what was measured
+with `--measure-on`). Live workers on loopback time all files in turns;
 a speed-up is the median, over the turns, of the time of ONNX Runtime's FP32 in that turn over the
 file's own. mAP50-95 is that of the file in its own runtime, on the data set's validation images.
 """
@@ -14,8 +15,8 @@ file's own. mAP50-95 is that of the file in its own runtime, on the data set's v
 from __future__ import annotations
 
 import argparse
+import csv
 import importlib.util
-import json
 import os
 import statistics
 import tempfile
@@ -41,6 +42,7 @@ from evaluators.detection import detect, score_detections
 from hw_models.client import DeviceClient
 from hw_models.measurement import MeasureProtocol, precision_of
 from hw_models.pool import DevicePool
+from search.run_folder import RunFolder
 from spaces.export import OnnxDetector, export_onnx
 from spaces.model import load_detector
 
@@ -121,10 +123,16 @@ def _copy_metadata(source: Path, path: Path) -> None:
 
 
 def of_run(run: Path, imgsz: int) -> Iterator[Way]:
-    """Yield the picks of a finished run at an input size."""
-    for pick in json.loads((run / "picks.json").read_text()):
-        if pick["imgsz"] == imgsz:
-            yield Way(f"paretrim {run.name} {pick['budget']} ({pick['id']})", run / pick["model"])
+    """Yield the points of a finished run's front that have a file, at an input size."""
+    folder = RunFolder(run)
+    with folder.front.open() as file:
+        rows = [row for row in csv.DictReader(file) if row["imgsz"] == str(imgsz)]
+    for row in rows:
+        files = (folder.measured / f"{row['digest']}.onnx", run / f"models/{row['id']}/model.onnx")
+        path = next((path for path in files if path.is_file()), None)
+        if path is not None and row["id"] != "dense":
+            meets = f", meets {row['meets']}" if row["meets"] else ""
+            yield Way(f"paretrim {run.name} {row['id']}{meets}", path)
 
 
 def turns(ways: Sequence[Way], rounds: int) -> list[list[float]]:
@@ -136,8 +144,8 @@ def turns(ways: Sequence[Way], rounds: int) -> list[list[float]]:
     with ExitStack() as stack:
         pools = {}
         for runtime in dict.fromkeys(way.runtime for way in ways):
-            address = stack.enter_context(running(["--insecure"], runtime))
-            pool = DevicePool([DeviceClient(address)])
+            worker = stack.enter_context(running(["--insecure"], runtime))
+            pool = DevicePool([DeviceClient(worker.address)])
             stack.callback(pool.close)
             pools[runtime] = pool
         files = [way.path.read_bytes() for way in ways]
@@ -213,7 +221,7 @@ def main() -> None:
             part = calibration.subset(CALIBRATION_IMAGES)
             console.print(compare(options, imgsz, part, data, Path(folder)))
     if importlib.util.find_spec("nncf") is None:
-        console.print("NNCF is not installed: pip install nncf adds its row.")
+        console.print("NNCF is not installed: its row is missing (pip install .[benchmarks]).")
 
 
 if __name__ == "__main__":
