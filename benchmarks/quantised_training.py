@@ -1,9 +1,9 @@
 """Few bits with and without training: python -m benchmarks.quantised_training FOLDER.
 
 The demo detector with all convolutions (the first and the last, too) at 4-bit weights and 4-bit
-activations: rounded after training, and after short trainings with LSQ and NIPQ from several seeds.
-NIPQ chooses widths of 2 to 8 bits whose means are 4 at most. Results are kept in FOLDER; what is
-done is not repeated.
+activations: rounded after training, and after short trainings with LSQ, NIPQ and DRGS from several
+seeds. NIPQ chooses widths of 2 to 8 bits whose means are 4 at most. Results are kept in FOLDER;
+what is done is not repeated.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from rich.table import Table
 
 from evaluators.demo import demo_dataset, demo_detector
 from evaluators.dense import as_input
+from evaluators.training.drgs import Drgs
 from evaluators.training.lsq import Lsq
 from evaluators.training.method import Bits, Method
 from evaluators.training.nipq import Nipq
@@ -39,7 +40,11 @@ from spaces.quantization.simulate import quantize
 
 BITS = 4
 CALIBRATION_IMAGES = 32
-METHODS: dict[str, Callable[[Bits, ActivationScales], Method]] = {"lsq": Lsq, "nipq": Nipq}
+METHODS: dict[str, Callable[[Bits, ActivationScales], Method]] = {
+    "lsq": Lsq,
+    "nipq": Nipq,
+    "drgs": Drgs,
+}
 
 
 class Setting:
@@ -75,6 +80,7 @@ class Setting:
         return {
             "map50_95": self.validation.measure(trained.simulated().net).map50_95,
             "weight_bits": dict(sorted(weights.items())),
+            "act_bits": dict(sorted(Counter(w for _, w in trained.grids.bits.values()).items())),
         }
 
 
@@ -86,13 +92,14 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.folder.mkdir(parents=True, exist_ok=True)
     setting = Setting(options.imgsz, options.images)
-    results: dict[str, list[float]] = {method: [] for method in METHODS}
+    results: dict[str, list[float]] = {method: [] for method in options.methods}
     for seed in range(options.seeds):
-        for method in METHODS:
+        for method in options.methods:
             name = f"{method}-{options.imgsz}-{options.images}x{options.epochs}-{seed}"
             done = options.folder / f"{name}.json"
             if not done.exists():
@@ -106,10 +113,12 @@ def main() -> None:
         table.add_column(header)
     dense = setting.validation.measure(setting.detector.net).map50_95
     table.add_row("dense, 32 bits", f"{dense:.3f}", "")
-    table.add_row("rounded after training", f"{setting.rounded():.3f}", "")
+    rounded = setting.rounded()
+    table.add_row("rounded after training", f"{rounded:.3f}", "")
     for method, values in results.items():
         seeds = " ".join(f"{value:.3f}" for value in values)
         table.add_row(f"trained, {method}", f"{np.mean(values):.3f}", seeds)
+        table.add_row("  margin over rounding", f"{np.mean(values) - rounded:+.3f}", "")
     Console(width=100, highlight=False).print(table)
 
 

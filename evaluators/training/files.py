@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import safetensors
-import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
 
 from evaluators.training.method import Grids
 from evaluators.training.trainer import Trained
@@ -18,6 +15,7 @@ from hw_models.errors import InputError
 from spaces.architecture import build, checked
 from spaces.model import Detector
 from spaces.quantization.grid import ActivationScales
+from spaces.sliced import take_shapes
 
 FORMAT = "paretrim-trained-1"
 
@@ -53,7 +51,7 @@ def load_trained(path: Path) -> Trained:
             raise ValueError(f"format {metadata.get('format')}")
         architecture = checked(json.loads(metadata["yaml"]), f"The file {path}")
         net = build(architecture, f"The file {path}")
-        _take_shapes(net, state)
+        take_shapes(net, state)
         net.load_state_dict(state)
         scales = json.loads(metadata["scales"])
         bits = {name: (int(w), int(a)) for name, (w, a) in json.loads(metadata["bits"]).items()}
@@ -68,29 +66,3 @@ def load_trained(path: Path) -> Trained:
         ) from error
     grids = Grids(bits, None if scales is None else ActivationScales.from_dict(scales))
     return Trained(replace(detector, net=net.requires_grad_(False).eval()), grids)
-
-
-def _take_shapes(net: nn.Module, state: dict[str, Tensor]) -> None:
-    """Give convolutions and norms the channel numbers that their tensors have, in place."""
-    for name, module in net.named_modules():
-        weight = state.get(f"{name}.weight")
-        if weight is None:
-            continue
-        if isinstance(module, nn.Conv2d):
-            depthwise = module.groups > 1
-            module.out_channels = weight.shape[0]
-            module.in_channels = weight.shape[0] if depthwise else weight.shape[1]
-            module.groups = module.in_channels if depthwise else 1
-        elif isinstance(module, nn.BatchNorm2d):
-            module.num_features = weight.shape[0]
-        for part, tensor in [*module.named_parameters(recurse=False)]:
-            setattr(module, part, nn.Parameter(torch.empty_like(state[f"{name}.{part}"])))
-            del tensor
-        for part, tensor in [*module.named_buffers(recurse=False)]:
-            if tensor.ndim:
-                setattr(module, part, torch.empty_like(state[f"{name}.{part}"]))
-
-
-def describe(grids: Grids) -> dict[str, Any]:
-    """Return the grids as plain values for a recipe."""
-    return {"bits": {name: list(pair) for name, pair in sorted(grids.bits.items())}}

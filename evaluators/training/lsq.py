@@ -68,31 +68,32 @@ class Lsq(Method):
     """
 
     def __init__(self, bits: Bits, scales: ActivationScales | None = None) -> None:
-        self._bits = bits
+        self.bits = bits
         self._scales = scales
+
+    def weight_grid(self, weight: Tensor, bits: int) -> nn.Module:
+        """Return what rounds a weight [O, I, kh, kw]."""
+        top = largest_integer(bits)
+        return LearnedGrid(weight_scales(weight, bits), -top, top)
 
     def install(self, net: nn.Module) -> None:
         """Put a grid on every weight and input that has one."""
-
-        def weight_grid(weight: Tensor, bits: int) -> nn.Module:
-            top = largest_integer(bits)
-            return LearnedGrid(weight_scales(weight, bits), -top, top)
 
         def act_grid(layer: str, bits: int) -> nn.Module:
             top = largest_integer(bits)
             step = torch.tensor(input_scale(self._scales, layer, bits))
             return LearnedGrid(step, -top - 1, top)
 
-        install_grids(net, self._bits, self._scales, weight_grid, act_grid)
+        install_grids(net, self.bits, self._scales, self.weight_grid, act_grid)
 
     def finish(self, net: nn.Module, grids: Grids) -> Grids:
         """Leave weights on their grids; return the learned scales."""
         steps = {
             name: float(grid.steps.detach())
-            for name, grid in remove_grids(net, self._bits).items()
+            for name, grid in remove_grids(net, self.bits).items()
             if isinstance(grid, LearnedGrid)
         }
-        return Grids({**grids.bits, **self._bits}, with_steps(self._scales, self._bits, steps))
+        return Grids({**grids.bits, **self.bits}, with_steps(self._scales, self.bits, steps))
 
 
 def install_grids(

@@ -7,8 +7,10 @@ drawn from the rounding errors that x has at this moment (shifted along x by cha
 independent of the place). In the last part the bit widths are whole numbers, fixed, and the
 training goes on with true rounding, straight through (as `lsq`).
 
-b = 2 + 6 sigmoid(theta) bits, step = clip / (2^(b-1) - 1). The loss gets a penalty on how far the
-mean bits of weights (a weight each) and of activations (a layer each) are above what was asked.
+b = 2 + 6 sigmoid(PACE theta) bits, step = clip / (2^(b-1) - 1). Adam moves a parameter by about the
+learning rate a step, whatever its gradient is: with PACE = 1 no width would move by a tenth of a
+bit in a few hundred steps. The loss gets a penalty on how far the mean bits of weights (a weight
+each) and of activations (a layer each) are above what was asked.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ from spaces.quantization.grid import (
 from spaces.quantization.simulate import find_convolution
 
 NOISE_UNTIL = 0.6  # progress; afterwards bits are whole and rounding is true
-PENALTY = 1.0  # a bit above the budget, in units of the loss
+PENALTY = 3.0  # a bit above the budget, in units of the loss
+PACE = 50.0  # of widths: at a rate of 1e-3, 20 steps move a width by about a bit
 FEWEST, MOST = QUANTIZED_BITS[0], QUANTIZED_BITS[-1]
 
 
@@ -52,7 +55,7 @@ class NoisyGrid(nn.Module):
         super().__init__()
         self.log_clips = nn.Parameter((steps.detach().clone() * largest_integer(bits)).log())
         share = min(max((bits - FEWEST) / (MOST - FEWEST), 0.02), 0.98)
-        self.theta = nn.Parameter(torch.tensor(math.log(share / (1 - share))))
+        self.theta = nn.Parameter(torch.tensor(math.log(share / (1 - share)) / PACE))
         # 0 while they are trained; a whole number, so that it is copied, not averaged
         self.register_buffer("fixed_bits", torch.tensor(0))
         self.extra = extra
@@ -63,7 +66,7 @@ class NoisyGrid(nn.Module):
         """The width now [scalar]."""
         if self.fixed_bits > 0:
             return self.fixed_bits.float()
-        return FEWEST + (MOST - FEWEST) * self.theta.sigmoid()
+        return FEWEST + (MOST - FEWEST) * (PACE * self.theta).sigmoid()
 
     @property
     def steps(self) -> Tensor:

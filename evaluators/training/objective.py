@@ -15,8 +15,6 @@ from ultralytics.cfg import DEFAULT_CFG
 from ultralytics.utils.loss import v8DetectionLoss
 
 from evaluators.training.images import Batch
-from hw_models.errors import InputError
-from spaces.model import Detector
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,21 +44,6 @@ class Objective(Protocol):
 
     def seen(self, teacher: Raw) -> list[Tensor]:
         """Return for each level how sure the teacher is of an object, [B, 1, h, w] in 0..1."""
-
-
-def objective_of(detector: Detector) -> Objective:
-    """Return the objective of a detector's family.
-
-    Raises:
-        InputError: If this family cannot be trained here.
-    """
-    if detector.kind == "u":
-        return UObjective(detector.net)
-    raise InputError(
-        "A classic, anchor-based YOLOv5 cannot be recovered by training yet: expected a u-model of"
-        " ultralytics.",
-        "Take the u-model of the same size (yolov5nu.pt, ...), trained on the same data.",
-    )
 
 
 class UObjective:

@@ -22,10 +22,11 @@ from torch import Tensor, nn
 
 from evaluators.dataset import Dataset
 from evaluators.training.averaging import Average
+from evaluators.training.classic_objective import ClassicObjective
 from evaluators.training.distillation import Distillation
 from evaluators.training.images import Batch, TrainingImages
 from evaluators.training.method import Grids, Method
-from evaluators.training.objective import Raw, objective_of
+from evaluators.training.objective import Objective, Raw, UObjective
 from hw_models.errors import InputError
 from spaces.model import Detector
 from spaces.quantization.simulate import quantize
@@ -53,6 +54,8 @@ class Plan:
         labels: Weight of the detection loss; 0 learns from the dense model alone.
         batch: Images a step.
         seed: Of the order, the augmentations and fresh parameters.
+        mosaic_until: Share of the epochs in which four images are put together to one.
+        norms_frozen_from: Share of the epochs after which batch-norm statistics stay.
     """
 
     epochs: int
@@ -61,6 +64,8 @@ class Plan:
     labels: float = 1.0
     batch: int = 16
     seed: int = 0
+    mosaic_until: float = MOSAIC_UNTIL
+    norms_frozen_from: float = NORMS_FROZEN_FROM
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +116,7 @@ class Training:
         device: Where it runs; None = CUDA where there is one.
 
     Raises:
-        InputError: If the student's family cannot be trained or there are no images.
+        InputError: If there are no images.
     """
 
     def __init__(
@@ -136,7 +141,7 @@ class Training:
             method.install(self._net)
         self._net.to(self._device)
         self._teacher = copy.deepcopy(teacher.net).eval().to(self._device)
-        self._objective = objective_of(replace(student, net=self._net))
+        self._objective = _objective_of(student.kind, self._net)
         self._distillation = self._make_distillation() if plan.distillation > 0 else None
         self._average = Average(self._net, self._steps)
         self._optimizer = torch.optim.AdamW(self._groups(), weight_decay=WEIGHT_DECAY)
@@ -167,12 +172,14 @@ class Training:
         """
         start = time.perf_counter()
         share = self.epoch / self._plan.epochs
-        self._set_mode(norms_frozen=share >= NORMS_FROZEN_FROM)
+        self._set_mode(norms_frozen=share >= self._plan.norms_frozen_from)
         totals: dict[str, float] = {}
         steps = 0
         seed = (self._plan.seed, self.epoch)
         torch.manual_seed(1000 * self._plan.seed + self.epoch)
-        for batch in self._images.batches(self._plan.batch, seed, mosaic=share < MOSAIC_UNTIL):
+        for batch in self._images.batches(
+            self._plan.batch, seed, mosaic=share < self._plan.mosaic_until
+        ):
             for name, value in self._step(batch, steps).items():
                 totals[name] = totals.get(name, 0.0) + value
             steps += 1
@@ -298,6 +305,10 @@ def rate(progress: float) -> float:
         return LAST_RATE + (1 - LAST_RATE) * progress / WARMUP
     falling = 0.5 * (1 + math.cos(math.pi * (progress - WARMUP) / (1 - WARMUP)))
     return LAST_RATE + (1 - LAST_RATE) * falling
+
+
+def _objective_of(kind: str, net: nn.Module) -> Objective:
+    return UObjective(net) if kind == "u" else ClassicObjective(net)
 
 
 def _trainable(net: nn.Module, device: torch.device) -> nn.Module:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from evaluators.dataset import Dataset
 from evaluators.dense import as_input
+from evaluators.training.drgs import SCALE, Drgs, DynamicGrid
 from evaluators.training.files import load_trained, save_trained
 from evaluators.training.lsq import LearnedGrid, Lsq
 from evaluators.training.method import Method
@@ -74,6 +75,34 @@ def test_nipq_bits_have_a_gradient_towards_less_noise() -> None:
     assert float(grid.theta.grad) < 0  # more bits, less error
 
 
+def test_nipq_widths_move_by_bits_in_a_short_training() -> None:
+    torch.manual_seed(0)
+    grid = NoisyGrid(torch.tensor(0.1), 4, extra=1, amount=1.0).train()
+    optimizer = torch.optim.AdamW(grid.parameters(), 1e-3, weight_decay=0.0)
+    x = torch.rand(1000) * 1.2 - 0.6
+    for _ in range(30):
+        optimizer.zero_grad()
+        (grid(x) - x).square().sum().backward()
+        optimizer.step()
+    assert float(grid.bits.detach()) > 5
+
+
+def test_drgs_rounds_where_a_weight_went_and_scales_its_gradient() -> None:
+    weight = torch.tensor([0.44, 0.44, 0.1, 3.0]).view(1, 4, 1, 1)  # steps of 1: 3 bits, top 3
+    grid = DynamicGrid(weight, 3).train()
+    grid.log_steps.data.zero_()
+    assert grid(weight).flatten().tolist() == [0, 0, 0, 3]  # nothing moved yet
+    moved = weight + torch.tensor([0.01, -0.01, 0.01, 0.01]).view(1, 4, 1, 1)
+    grid.note(moved)
+    assert grid(moved).flatten().tolist() == [1, 0, 0, 3]
+    assert grid.eval()(moved).flatten().tolist() == [0, 0, 0, 3]  # as in the file
+    moved.requires_grad_(True)
+    grid.train()(moved).sum().backward()
+    assert moved.grad is not None
+    distances = torch.tensor([0.45 - 1, 0.43, 0.11])
+    assert torch.allclose(moved.grad.flatten()[:3], 1 + SCALE * distances, atol=1e-5)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(
@@ -90,7 +119,7 @@ def test_whole_bits_keep_the_budget(layers: list[tuple[float, int, int]]) -> Non
     assert used <= sum(amounts[i] * asked[i] for i in found) * (1 + 1e-6)
 
 
-@pytest.mark.parametrize("method", [Lsq, Nipq])
+@pytest.mark.parametrize("method", [Lsq, Nipq, Drgs])
 def test_the_file_computes_what_was_trained(
     method: type[Method],
     student: Detector,

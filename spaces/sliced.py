@@ -1,0 +1,36 @@
+"""A network of the dense architecture takes the channel numbers of a sliced one's tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+def take_shapes(net: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give convolutions and norms the channel numbers that their tensors have, in place.
+
+    Args:
+        net: Of the dense architecture; its weights are lost.
+        state: Tensors by their names in `net.state_dict()`.
+
+    Raises:
+        KeyError: A tensor of a module that has a weight in `state` is missing there.
+    """
+    for name, module in net.named_modules():
+        weight = state.get(f"{name}.weight")
+        if weight is None:
+            continue
+        if isinstance(module, nn.Conv2d):
+            depthwise = module.groups > 1
+            module.out_channels = weight.shape[0]
+            module.in_channels = weight.shape[0] if depthwise else weight.shape[1]
+            module.groups = module.in_channels if depthwise else 1
+        elif isinstance(module, nn.BatchNorm2d):
+            module.num_features = weight.shape[0]
+        for part in [part for part, _ in module.named_parameters(recurse=False)]:
+            setattr(module, part, nn.Parameter(torch.empty_like(state[f"{name}.{part}"])))
+        for part, tensor in [*module.named_buffers(recurse=False)]:
+            if tensor.ndim:
+                setattr(module, part, torch.empty_like(state[f"{name}.{part}"]))
