@@ -13,5 +13,6 @@ batchnorm.py     each channel of a compressed network gets its dense distributio
 distortion.py    distance of outputs and agreement of detections, against the dense model
 dense.py         what is measured once on the dense model for each input size
 evaluator.py     candidate -> compressed model -> Score or Failed
+verify.py        whether a written file is what was promised
 demo/            the embedded default: a small trained YOLOv5 and its generated data set
 """

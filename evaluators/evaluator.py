@@ -19,6 +19,7 @@ evaluated before, and in whichever actor.
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -39,9 +40,11 @@ from evaluators.patterns import apply_patterns
 from evaluators.reconstruct import reconstruct
 from evaluators.refit import refit
 from evaluators.score import Failed, FailureKind, Score
+from hw_models.workload import ConvShape
 from spaces.candidate import Candidate
 from spaces.compress import Ranking, compress, kept_channels
-from spaces.export import OnnxDetector, export_onnx, export_onnx_cpu
+from spaces.formats import FORMATS
+from spaces.formats.interface import Compressed
 from spaces.groups import Network
 from spaces.model import Detector
 from spaces.quantization.grid import is_quantized
@@ -122,15 +125,11 @@ class Evaluator:
             return unusable.failed
         return replace(score, seconds=time.perf_counter() - start)
 
-    def evaluate_onnx(self, path: Path, imgsz: int) -> Score | Failed:
-        """Score an exported file on all validation images, run by onnxruntime.
-
-        Raises:
-            InputError: If the file cannot be loaded.
-        """
+    def evaluate_forward(self, forward: Forward, imgsz: int) -> Score | Failed:
+        """Score anything that detects, on all validation images."""
         start = time.perf_counter()
         try:
-            score = self._score(_onnx_forward(path), imgsz, "full")
+            score = self._score(forward, imgsz, "full")
         except _Unusable as unusable:
             return unusable.failed
         return replace(score, seconds=time.perf_counter() - start)
@@ -173,19 +172,38 @@ class Evaluator:
             quantize(net, {name: (weight_bits, 16) for name, (weight_bits, _) in bits.items()})
             _by_batchnorm(dense, net, kept)
 
+    def kept(self, candidate: Candidate) -> dict[str, Tensor]:
+        """Return which output channels of the dense model each convolution keeps, as indices.
+
+        Raises:
+            InputError: If the candidate does not fit the model.
+        """
+        kept = kept_channels(self._network, candidate, self._ranking)
+        return {
+            step.name: torch.from_numpy(np.flatnonzero(kept[writes]))
+            for step, writes in zip(self._network.steps, self._network.writes, strict=True)
+            if isinstance(step, ConvShape)
+        }
+
+    def compressed(self, candidate: Candidate) -> Compressed:
+        """Return the compressed model with what is needed to write it in any format.
+
+        Raises:
+            InputError: If the candidate does not fit the model.
+        """
+        bits, dense = _bits(candidate), self._at(candidate.imgsz)
+        scales = dense.scales if _needs_scales(bits) else None
+        return Compressed(self.build(candidate), candidate.imgsz, bits, scales, dense.quick_images)
+
     def export(self, candidate: Candidate, path: Path) -> None:
         """Write a candidate as an ONNX file, in the form that the target's runtime is fast with.
 
         Raises:
             InputError: If the candidate does not fit the model.
         """
-        bits, dense = _bits(candidate), self._at(candidate.imgsz)
-        detector = self.build(candidate)
-        if self._cpu:
-            export_onnx_cpu(detector, candidate.imgsz, path, dense.quick_images, bits)
-        else:
-            scales = dense.scales if _needs_scales(bits) else None
-            export_onnx(detector, candidate.imgsz, path, bits, scales)
+        form = FORMATS["onnx-cpu" if self._cpu else "onnx-tensorrt"]
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            form.write(self.compressed(candidate), Path(folder)).replace(path)
 
     def _at(self, imgsz: int) -> DenseAtSize:
         if imgsz not in self._dense:
@@ -290,20 +308,6 @@ def _outputs(forward: Forward, batches: Iterable[Tensor]) -> Iterator[Tensor]:
                 f" {EXPLODED_SHARE:.0%}",
             )
         yield output
-
-
-def _onnx_forward(path: Path) -> Forward:
-    model = OnnxDetector(path)
-
-    def run(images: Tensor) -> Tensor:
-        each = images.contiguous().numpy()
-        try:  # a file takes one image at a time
-            outputs = [model(each[i : i + 1]) for i in range(len(each))]
-        except Exception as error:  # onnxruntime raises a dozen unrelated classes
-            raise RuntimeError(f"{path.name}: {error}") from error
-        return torch.from_numpy(np.concatenate(outputs))
-
-    return run
 
 
 def _bits(candidate: Candidate) -> LayerBits:

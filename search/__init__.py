@@ -18,5 +18,6 @@ A run reads from top to bottom:
 | `actors`, `evaluating`, `nodes`, `ledger` | who evaluates, and what is known already? |
 | `tracking` | who is told how the run stands, and where is its copy? |
 | `front`, `stock`, `outputs`, `deliver`, `report` | what came of it? |
+| `finished`, `recover`, `export`, `apply`, `api` | what is done with a finished run? |
 | `run_folder`, `progress` | where everything lies; what is shown meanwhile |
 """

@@ -20,6 +20,8 @@ from hw_models.cli import add_commands
 from hw_models.cli_options import ServerName, TlsCa, TlsCert, TlsKey, TokenFile
 from hw_models.devices_cli import devices
 from hw_models.errors import InputError, ParetrimError
+from search.apply_cli import apply
+from search.export_cli import export
 from search.recover_cli import recover
 
 app = typer.Typer(
@@ -32,6 +34,8 @@ app = typer.Typer(
 add_commands(app)
 app.command()(devices)
 app.command()(recover)
+app.command()(export)
+app.command()(apply)
 
 INTERRUPTED = 130
 LOG_WIDTH = 130  # of tables where standard output is no terminal

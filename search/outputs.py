@@ -143,13 +143,18 @@ def _digits(value: float | None) -> str:
     return "" if value is None or math.isnan(value) else f"{value:.6g}"
 
 
-def write_outputs(run: RunFolder, problem: Problem, result: Result) -> None:
-    """Write front.csv and picks.json."""
+def front_text(problem: Problem, result: Result) -> str:
+    """Return the content of front.csv."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(front_rows(problem, result))
-    write_whole(run.front, text.getvalue())
+    return text.getvalue()
+
+
+def write_outputs(run: RunFolder, problem: Problem, result: Result) -> None:
+    """Write front.csv and picks.json."""
+    write_whole(run.front, front_text(problem, result))
     write_whole(run.picks, json.dumps(pick_records(result), indent=2) + "\n")
 
 

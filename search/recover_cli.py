@@ -24,10 +24,17 @@ def recover(
         int | None, typer.Option(help="of the longest training [8000 images seen]")
     ] = None,
     rounding: Annotated[
-        str, typer.Option(help="how layers of few bits are trained: lsq, nipq")
+        str, typer.Option(help="how layers of few bits are trained: lsq, nipq, drgs")
     ] = "lsq",
     splice: Annotated[
         bool, typer.Option("--splice", help="sparse layers: removed weights may come back")
+    ] = False,
+    layers: Annotated[
+        bool,
+        typer.Option(
+            "--layers",
+            help="no training data: every layer learns the dense one's outputs (global AdaPrune)",
+        ),
     ] = False,
     slimming: Annotated[
         str | None,
@@ -44,14 +51,14 @@ def recover(
     """
     # Imported here: torch, ray and ultralytics take seconds, and the other commands need none.
     try:
-        from search.recover import Treatment, Wish
-        from search.recover import recover as carry_out
+        from search.recover.command import recover as carry_out
+        from search.recover.wish import Treatment, Wish
     except ModuleNotFoundError as error:
         raise InputError(
             f"Recovering needs {error.name}, which is not installed.",
             "pip install 'paretrim[search]'",
         ) from error
     console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH, highlight=False)
-    treatment = Treatment(rounding, splice, slimming)
+    treatment = Treatment(rounding, splice, layers, slimming)
     wish = Wish(tuple(point or ()), trials, epochs, treatment, not no_labels, seed)
     carry_out(run, wish, console)

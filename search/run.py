@@ -23,8 +23,9 @@ from rich.console import Console
 from evaluators.evaluator import SUBSET_IMAGES, Evaluator
 from hw_models.errors import InputError
 from search.actors import InProcessPool, Pool, RayPool
-from search.deliver import deliver
+from search.deliver import check_delivered, deliver
 from search.explorer import Session
+from search.finished import with_recovered
 from search.front import Point
 from search.ledger import Ledger, Task
 from search.measure import Bench, devices
@@ -55,8 +56,8 @@ RESUMABLE = {
 
 def new_search(
     given: dict[str, Any], project: Path, name: str, exist_ok: bool, console: Console
-) -> None:
-    """Check the options, make the run folder and search.
+) -> RunFolder:
+    """Check the options, make the run folder and search; return the folder.
 
     Raises:
         InputError: An option is wrong; no run folder is left behind.
@@ -66,7 +67,9 @@ def new_search(
     settings = read_settings(given)
     check_installed(settings)
     problem = prepare(settings)
-    _run(problem, new_run(project, name, exist_ok), console)
+    run = new_run(project, name, exist_ok)
+    _run(problem, run, console)
+    return run
 
 
 def resume_search(where: str, project: Path, given: dict[str, Any], console: Console) -> None:
@@ -197,11 +200,13 @@ def _search(
         result = _measured(problem, session, bench, result, list(points.values()))
         write_outputs(run, problem, result)
     picked = {p.id: p for limit in limits if (p := result.pick(limit)) is not None}
-    exported = deliver(run, problem, evaluator, [dense[0], *picked.values()], bench)
-    result = replace(result, exported=exported)
+    delivered = [dense[0], *picked.values()]
+    exported = deliver(run, problem, evaluator, delivered, bench)
+    result = with_recovered(run, problem, replace(result, exported=exported))
     write_outputs(run, problem, result)
     write_report(run, problem, result, list(points.values()))
     check_reached(result.limits, result.measured)
+    check_delivered(delivered, exported)
     return result
 
 

@@ -7,6 +7,7 @@ front.csv  picks.json  front.png  report.html
 models/ID/      model.onnx, recipe.json
 measured/       files that were timed on a device
 tensorboard/    with --track tensorboard
+recover/        trainings of `paretrim recover` and what became of them
 log.txt
 """
 
@@ -72,6 +73,21 @@ class RunFolder:
     def tensorboard(self) -> Path:
         """Event files of TensorBoard."""
         return self.path / "tensorboard"
+
+    @property
+    def recovery(self) -> Path:
+        """What `paretrim recover` keeps."""
+        return self.path / "recover"
+
+    @property
+    def recovered(self) -> Path:
+        """One record a recovered point."""
+        return self.recovery / "points"
+
+    @property
+    def searched_front(self) -> Path:
+        """The front of the search alone, kept when recovered points are in `front`."""
+        return self.recovery / "front.csv"
 
     def model(self, point_id: str) -> Path:
         """Return the folder of one point's files, made if it is not there."""

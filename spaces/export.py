@@ -85,6 +85,7 @@ def export_onnx(
     path: Path,
     bits: Mapping[str, tuple[int, int]] | None = None,
     scales: ActivationScales | None = None,
+    smallest: int = 2,
 ) -> None:
     """Write a detector as an ONNX file with few-bit weights and activations.
 
@@ -99,12 +100,14 @@ def export_onnx(
         bits: (weight_bits, act_bits) by convolution: 2 to 8, 16 (weights stored as float16) or 32
             (as float32); 16 for a convolution that is not named.
         scales: Activation scales; needed where an activation has 8 bits or fewer.
+        smallest: Bits that few-bit weights are stored with at least; 5 keeps 4-bit integers, which
+            runtimes before 2024 cannot read, out of the file.
 
     Raises:
         InputError: If a name is no convolution, a width has no grid, or scales are missing.
     """
     bits = bits or {}
-    model, graph, convolutions = _few_bit_weights(detector, imgsz, bits)
+    model, graph, convolutions = _few_bit_weights(detector, imgsz, bits, smallest)
     for name, node in convolutions.items():
         _, act_bits = bits.get(name, DEFAULT_BITS)
         if is_quantized(act_bits):
@@ -166,9 +169,10 @@ def _few_bit_weights(
     """
     for name in bits:
         find_convolution(detector.net, name)
-    net = _folded(detector.net)
+    net = folded(detector.net)
     model = _exported(net, imgsz)
     graph = _Graph(list(model.graph.node), {x.name: x for x in model.graph.initializer})
+    _own_constants(graph)
     nodes = [node for node in graph.nodes if node.op_type == "Conv"]
     convolutions = dict(zip(shared_inputs(net), nodes, strict=True))  # both in execution order
     for name, node in convolutions.items():
@@ -177,10 +181,22 @@ def _few_bit_weights(
     return model, graph, convolutions
 
 
-def _folded(net: nn.Module) -> nn.Module:
-    """Copy a network with every batch norm folded into the convolution before it."""
+def _own_constants(graph: _Graph) -> None:
+    """Give each reader of equal constants, which torch's exporter stores once, one of its own."""
+    for node in [node for node in graph.nodes if node.op_type == "Identity"]:
+        if node.input[0] in graph.initializers:
+            values = numpy_helper.to_array(graph.initializers[node.input[0]])
+            graph.constant(node.output[0], values)
+            graph.nodes.remove(node)
+
+
+def folded(net: nn.Module) -> nn.Module:
+    """Copy a network with every batch norm folded into the convolution before it.
+
+    Hooks that round inputs are left out, and DFL is replaced by an equal that is faster.
+    """
     net = copy.deepcopy(net).eval()
-    remove_input_rounding(net)  # becomes QuantizeLinear nodes
+    remove_input_rounding(net)
     for module in net.modules():
         if isinstance(module, Conv) and isinstance(module.bn, nn.BatchNorm2d):
             module.conv = fuse_conv_bn_eval(module.conv, module.bn)
@@ -241,16 +257,31 @@ def _store_weight(
     folded = numpy_helper.to_array(graph.initializers[node.input[1]])
     assert folded.shape == tuple(conv.weight.shape), name
     if is_quantized(weight_bits):
-        steps = weight_scales(conv.weight, weight_bits)
-        integers = integer_weights(conv.weight, steps, weight_bits)
-        factors = _folding_factors(torch.tensor(folded), conv.weight.detach())
-        integers *= torch.where(factors < 0, -1.0, 1.0).view(-1, 1, 1, 1)
+        integers, steps = folded_integers(conv, torch.tensor(folded), weight_bits)
         stored = _integer_constant(graph, f"{name}.weight", integers, max(weight_bits, smallest))
-        scale = graph.constant(f"{name}.weight_scale", (steps * factors.abs()).numpy())
+        scale = graph.constant(f"{name}.weight_scale", steps.numpy())
         node.input[1] = graph.insert(node, "DequantizeLinear", [stored, scale], axis=0)
     elif weight_bits < 32 and np.abs(folded).max(initial=0.0) <= FLOAT16_MAX:
         stored = graph.constant(f"{name}.weight_fp16", folded.astype(np.float16))
         node.input[1] = graph.insert(node, "Cast", [stored], to=TensorProto.FLOAT)
+
+
+def folded_integers(conv: nn.Conv2d, folded_weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Return a few-bit weight as whole numbers, and their steps with the batch norm folded in.
+
+    Args:
+        conv: With the weight before folding, which chooses the grid.
+        folded_weight: [O, I, kh, kw], with the batch norm behind it folded in.
+        bits: 2 to 8.
+
+    Returns:
+        Integers [O, I, kh, kw] as float32, and steps [O].
+    """
+    steps = weight_scales(conv.weight, bits)
+    integers = integer_weights(conv.weight, steps, bits)
+    factors = _folding_factors(folded_weight, conv.weight.detach())
+    integers = integers * torch.where(factors < 0, -1.0, 1.0).view(-1, 1, 1, 1)
+    return integers, steps * factors.abs()
 
 
 def _folding_factors(folded: Tensor, weight: Tensor) -> Tensor:

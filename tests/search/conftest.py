@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,20 @@ import yaml
 
 from evaluators.demo import demo_dataset
 from evaluators.demo.generator import IMAGE_SIZE, NAMES
+
+ROOT = Path(__file__).resolve().parents[2]
+IMGSZ = 128
+
+
+def paretrim(*arguments: str | Path) -> list[str]:
+    program = "from search.cli import main; main()"
+    return [sys.executable, "-c", program, *map(str, arguments)]
+
+
+def call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603
+        paretrim(*arguments), capture_output=True, text=True, timeout=500, cwd=ROOT
+    )
 
 
 def write_yolo(folder: Path, split: str, count: int) -> None:
@@ -38,3 +54,20 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     content = {"train": "images/train", "val": "images/val", "names": list(NAMES)}
     (folder / "tiny.yaml").write_text(yaml.safe_dump(content))
     return folder / "tiny.yaml"
+
+
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Search the demo detector at a small size for a pick that lost much. Not to be changed."""
+    folder = tmp_path_factory.mktemp("searched")
+    write_yolo(folder, "val", 16)
+    write_yolo(folder, "train", 96)
+    content = {"train": "images/train", "val": "images/val", "names": list(NAMES)}
+    (folder / "data.yaml").write_text(yaml.safe_dump(content))
+    done = call(
+        "search", "--data", folder / "data.yaml", "--imgsz", str(IMGSZ), "--latency", "90%",
+        "--method", "uniform", "--evals", "6", "--actors", "0", "--project", folder,
+        "--target", "jetson-tx2",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder / "exp"

@@ -7,7 +7,6 @@ import json
 import logging
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,64 +14,26 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from rich.console import Console
 
-from evaluators.demo.generator import NAMES
 from evaluators.training.files import load_trained
 from hw_models.errors import CorruptRunError, InputError
+from search.finished import METHOD
 from search.front import non_dominated
 from search.problem import prepare
-from search.recover import (
-    METHOD,
-    AshaByPoint,
-    Payload,
-    Start,
-    Treatment,
-    Wish,
-    recover,
-    trial_configs,
-    tune_points,
-)
+from search.recover.command import recover
+from search.recover.trials import Payload, Start, trial_configs
+from search.recover.tuning import AshaByPoint, tune_points
+from search.recover.wish import Treatment, Wish
 from search.run_folder import RunFolder
 from spaces.export import OnnxDetector
-from tests.search.conftest import write_yolo
-from tests.search.test_cli import ROOT, assert_one_paragraph
-
-SIZE = "128"
-
-
-def paretrim(*arguments: str | Path) -> list[str]:
-    program = "from search.cli import main; main()"
-    return [sys.executable, "-c", program, *map(str, arguments)]
-
-
-def call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # noqa: S603
-        paretrim(*arguments), capture_output=True, text=True, timeout=500, cwd=ROOT
-    )
+from tests.search.conftest import IMGSZ, ROOT, call, paretrim
+from tests.search.test_cli import assert_one_paragraph
 
 
 def rows_of(run: Path) -> dict[str, dict[str, str]]:
     with (run / "front.csv").open() as file:
         return {row["id"]: row for row in csv.DictReader(file)}
-
-
-@pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Search the demo detector at a small size for a pick that lost much."""
-    folder = tmp_path_factory.mktemp("recover")
-    write_yolo(folder, "val", 16)
-    write_yolo(folder, "train", 96)
-    content = {"train": "images/train", "val": "images/val", "names": list(NAMES)}
-    (folder / "data.yaml").write_text(yaml.safe_dump(content))
-    done = call(
-        "search", "--data", folder / "data.yaml", "--imgsz", SIZE, "--latency", "90%",
-        "--method", "uniform", "--evals", "6", "--actors", "0", "--project", folder,
-        "--target", "jetson-tx2",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return folder / "exp"
 
 
 def test_killed_and_continued_a_recovery_improves_the_pick(searched: Path, tmp_path: Path) -> None:
@@ -118,10 +79,17 @@ def test_killed_and_continued_a_recovery_improves_the_pick(searched: Path, tmp_p
     assert recipe["recovered"]["from"] == source["id"]
     assert recipe["exported"]["largest_difference"] < 0.05
     trained = load_trained(folder / "weights.safetensors")
-    x = torch.rand(1, 3, int(SIZE), int(SIZE))
+    x = torch.rand(1, 3, IMGSZ, IMGSZ)
     found = torch.from_numpy(OnnxDetector(folder / "model.onnx")(x.numpy()))
     assert (found - trained.simulated().net(x)).abs().mean() < 0.1  # pixels, mostly
     assert pick["id"] in (run / "report.html").read_text()
+    assert recipe["recovered"]["trials"][0]["map50_95"] > 0
+    assert len(recipe["recovered"]["trials"]) == 2
+
+    front = (run / "front.csv").read_bytes()
+    done = call("search", "--resume", run, "--actors", "0")
+    assert done.returncode == 0, done.stderr
+    assert (run / "front.csv").read_bytes() == front  # recovered points stay in it
 
 
 def test_a_trial_that_diverges_is_reported_and_not_picked(
@@ -130,7 +98,7 @@ def test_a_trial_that_diverges_is_reported_and_not_picked(
     problem = prepare(RunFolder(searched).read_settings())
     student = problem.build().build(problem.dense())
     payload = Payload(
-        {"dense": Start(student, {}, None, {}, 0.0)},
+        {"dense": Start(student, {}, None, {}, {}, 0.0)},
         problem.detector,
         problem.validation,
         problem.validation,
@@ -140,8 +108,13 @@ def test_a_trial_that_diverges_is_reported_and_not_picked(
     wild = {"point": "dense", "number": 1, "plan": {**good["plan"], "learning_rate": 1e15}}
     wild["plan"]["epochs"] = 6
     with caplog.at_level(logging.INFO):
-        best = tune_points(RunFolder(tmp_path), payload, [good, wild])
-    assert best["dense"][0]["number"] == 0
+        trials = tune_points(RunFolder(tmp_path), payload, [good, wild])
+    assert trials["dense"].best is not None
+    assert trials["dense"].best[0]["number"] == 0
+    reached, ended = trials["dense"].summary
+    assert reached["map50_95"] is not None
+    assert "stopped" not in reached
+    assert ended["stopped"].startswith("diverged: ")
     assert "dense trial 1: diverged: " in caplog.text
 
 
@@ -205,7 +178,7 @@ def test_a_bad_call_is_one_paragraph(tmp_path: Path) -> None:
 
 def test_wrong_options_are_named(searched: Path, attempt: Callable[..., str]) -> None:
     assert "--trials 0" in attempt(searched, trials=0)
-    assert "--rounding up: expected one of lsq, nipq" in attempt(
+    assert "--rounding up: expected one of lsq, nipq, drgs" in attempt(
         searched, treatment=Treatment(rounding="up")
     )
     assert "--slimming x" in attempt(searched, treatment=Treatment(slimming="x"))
@@ -237,4 +210,4 @@ def test_a_front_that_the_journal_does_not_know_is_refused(
     assert "expected a table with id" in attempt(run)
     (run / "front.csv").write_text(text.replace("uniform", METHOD))
     shutil.rmtree(run / "recover", ignore_errors=True)
-    assert "the front before them, is gone" in attempt(run)
+    assert "the front before them, is gone" in attempt(run).replace("\n", " ")

@@ -21,7 +21,10 @@ MAGIC = b"ptrt"
 
 def parse(arguments):
     parser = argparse.ArgumentParser(allow_abbrev=False)
-    for name in ("onnx", "saveEngine", "loadEngine", "shapes", "loadInputs"):
+    for name in (
+        "onnx", "saveEngine", "loadEngine", "shapes", "loadInputs",
+        "precisionConstraints", "layerPrecisions",
+    ):  # fmt: skip
         parser.add_argument("--" + name)
     for name in ("exportTimes", "exportProfile", "exportOutput"):
         parser.add_argument("--" + name, type=Path)
@@ -51,6 +54,10 @@ def engine(chosen):
 
 
 def inputs(session, chosen):
+    if not chosen.loadInputs:  # the real one draws them by chance
+        return {
+            value.name: np.zeros(value.shape, dtype="float32") for value in session.get_inputs()
+        }
     files = dict(pair.split(":", 1) for pair in chosen.loadInputs.split(","))
     given = dict(pair.split(":", 1) for pair in (chosen.shapes or "").split(",") if pair)
     arrays = {}
@@ -67,6 +74,16 @@ def inputs(session, chosen):
             shape = [1, 3, int((raw.size / 3) ** 0.5), -1]  # an engine knows its shapes
         arrays[value.name] = raw.reshape([int(dim) for dim in shape])
     return arrays
+
+
+def check_layers(model, pairs):
+    """Refuse precisions of layers that are not there; the real one only warns."""
+    import onnx
+
+    nodes = {node.name for node in onnx.load_from_string(model).graph.node}
+    for pair in pairs:
+        if pair.rpartition(":")[0] not in nodes:
+            fail("no layer " + pair)
 
 
 def fail(message):
@@ -140,6 +157,8 @@ def main():
     session = onnxruntime.InferenceSession(
         engine(chosen), options, providers=["CPUExecutionProvider"]
     )
+    if chosen.layerPrecisions:
+        check_layers(engine(chosen), chosen.layerPrecisions.split(","))
     arrays = inputs(session, chosen)
     outputs = session.run(None, arrays)
     log("I", "Starting inference")

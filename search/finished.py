@@ -1,0 +1,251 @@
+"""A finished run, read back from its own files: its front, and what was recovered from it.
+
+front.csv is merged from two sources: the search's own front (kept in `recover/front.csv` once there
+is anything else) and the records of recovered points, `recover/points/*.json`.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.progress import Progress
+
+from evaluators.score import Score
+from hw_models.errors import CorruptRunError, InputError
+from search.explorer import Session
+from search.front import Point, pareto
+from search.ledger import Ledger, Outcome, Task
+from search.outputs import Result, front_text, write_outputs
+from search.problem import Problem, accuracy, prepare
+from search.report import write_report
+from search.run_folder import RunFolder, write_whole
+from search.study import score_dense
+from spaces.candidate import Candidate
+
+log = logging.getLogger(__name__)
+
+METHOD = "recover"  # in the column `method` of front.csv
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Finished:
+    """A finished run.
+
+    Attributes:
+        run: Its folder.
+        problem: What was searched.
+        searched: The front of the search alone.
+        merged: The front of the search and of what was recovered.
+        recovered: Every recovered point, on the front or not.
+        explored: Every point that the search scored on few images.
+    """
+
+    run: RunFolder
+    problem: Problem
+    searched: Result
+    merged: Result
+    recovered: tuple[Point, ...]
+    explored: tuple[Point, ...]
+
+    def choose(self, ids: Sequence[str]) -> list[Point]:
+        """Return the points with these ids; without ids, the picks of the search.
+
+        Raises:
+            InputError: A point is unknown, or there is no pick.
+        """
+        points = (*self.searched.front, self.searched.dense[0], *self.recovered)
+        known = {point.id: point for point in points}
+        for name in ids:
+            if name not in known:
+                raise InputError(
+                    f"--point {name}: the run has no such point; it has {', '.join(known)}.",
+                    f"Ids are in {self.run.front}.",
+                )
+        if ids:
+            return [known[name] for name in dict.fromkeys(ids)]
+        limits = self.searched.limits
+        picks = {p.id: p for limit in limits if (p := self.searched.pick(limit)) is not None}
+        if not picks:
+            raise InputError(
+                "No point of the front meets a budget, so there is no pick.",
+                "Name points with --point.",
+            )
+        return list(picks.values())
+
+    def write(self) -> None:
+        """Write front.csv, picks.json and the report anew."""
+        write_outputs(self.run, self.problem, self.merged)
+        write_report(self.run, self.problem, self.merged, list(self.explored))
+
+
+def read_finished(folder: Path) -> Finished:
+    """Read a finished run.
+
+    Raises:
+        InputError: No finished run lies there, or another process has it open.
+        CorruptRunError: Its files contradict each other.
+    """
+    run = RunFolder(folder)
+    for path in (run.study, run.journal, run.front, run.picks):
+        if not path.is_file():
+            raise InputError(
+                f"{folder}: expected the folder of a finished search, but it has no {path.name}.",
+                f"Finish the search first (--resume {folder}), or give another folder.",
+            )
+    problem = prepare(run.read_settings())
+    candidates = journal_candidates(run)
+    with Ledger(run.journal, problem.protocol) as ledger, Progress(disable=True) as progress:
+        session = Session(ledger, _NoPool(), progress)
+        searched = _read_front(run, problem, session, candidates)
+        few = [(c, ledger.results.get((digest, "subset"))) for digest, c in candidates.items()]
+    explored = (
+        Point("", "", c, problem.cost(c), score) for c, score in few if isinstance(score, Score)
+    )
+    merged = with_recovered(run, problem, searched)
+    return Finished(
+        run, problem, searched, merged,
+        tuple(point for point, _ in recovered_points(run, problem)), tuple(explored),
+    )  # fmt: skip
+
+
+class _NoPool:
+    """Evaluates nothing: all that is asked for must be in the journal."""
+
+    size = 0
+
+    def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
+        """Yield nothing.
+
+        Raises:
+            InputError: If anything is asked for.
+        """
+        missing = list(tasks)
+        if missing:
+            raise InputError(
+                f"The journal lacks {len(missing)} results that front.csv is made of.",
+                "Finish the search first, with --resume.",
+            )
+        return iter(())
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+def journal_candidates(run: RunFolder) -> dict[str, Candidate]:
+    """Return every candidate that the journal names, by digest."""
+    lines = run.journal.read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines[1:]]
+    # a line without one is a measurement on a device
+    named = (record["candidate"] for record in records if "candidate" in record)
+    candidates = (Candidate.from_dict(record) for record in named)
+    return {candidate.digest: candidate for candidate in candidates}
+
+
+def _read_front(
+    run: RunFolder, problem: Problem, session: Session, candidates: dict[str, Candidate]
+) -> Result:
+    """Return the search's own front.
+
+    Raises:
+        CorruptRunError: front.csv has a point that the journal does not know.
+    """
+    path = run.searched_front if run.searched_front.is_file() else run.front
+    rows = _rows(path)
+    if any(row["method"] == METHOD for row in rows):
+        raise CorruptRunError(
+            f"{path} has recovered points, but {run.searched_front}, the front before them, is"
+            " gone.",
+            f"Write the front anew with --resume {run.path}.",
+        )
+    if any(row.get("measured_ms") for row in rows):
+        log.warning(
+            "latencies that a device measured are left out of the merged front, for recovered"
+            " files were not timed; they are still in %s",
+            path,
+        )
+    dense = score_dense(problem, session)
+    front, exported = [], {}
+    for row in rows:
+        if row["map50_95_exported"]:
+            exported[row["id"]] = float(row["map50_95_exported"])
+        if row["id"] == "dense":
+            continue
+        score = session.ledger.results.get((row["digest"], "full"))
+        if row["digest"] not in candidates or not isinstance(score, Score):
+            raise CorruptRunError(
+                f"{path}: the point {row['id']} is not in the journal.",
+                f"Write the front anew with --resume {run.path}.",
+            )
+        candidate = candidates[row["digest"]]
+        front.append(Point(row["id"], row["method"], candidate, problem.cost(candidate), score))
+    limits = problem.limits
+    if problem.settings.max_drop is not None:
+        floor = accuracy(dense[0].score) - problem.settings.max_drop
+        limits = tuple(replace(limit, map50_95=floor) for limit in limits)
+    return Result(tuple(front), tuple(dense), limits, exported)
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or not {"id", "digest", "method", "map50_95_exported"} <= rows[0].keys():
+        raise CorruptRunError(
+            f"{path}: expected a table with id, method, map50_95_exported and digest.",
+            "Write it anew with --resume.",
+        )
+    return rows
+
+
+def recovered_points(run: RunFolder, problem: Problem) -> list[tuple[Point, float]]:
+    """Return every recovered point with the mAP50-95 of its file.
+
+    Points that were trained from other weights or measured on other images are left out.
+
+    Raises:
+        CorruptRunError: A record cannot be read.
+    """
+    points = []
+    for path in sorted(run.recovered.glob("*.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if record["protocol"] != problem.protocol:
+                log.warning("%s: recovered from another search, left out", path)
+                continue
+            candidate = Candidate.from_dict(record["candidate"])
+            score = Score.from_dict(record["score"])
+            point = Point(str(record["id"]), METHOD, candidate, problem.cost(candidate), score)
+            points.append((point, float(record["exported"])))
+        except (KeyError, TypeError, ValueError, InputError) as error:
+            raise CorruptRunError(
+                f"{path}: not the record of a recovered point ({error!r}).", "Remove it."
+            ) from error
+    return points
+
+
+def with_recovered(run: RunFolder, problem: Problem, searched: Result) -> Result:
+    """Return the front of the search and of everything recovered from it.
+
+    The search's own front is kept beside the records. A recovered point costs what the point it
+    came from costs; whichever is less accurate leaves the front.
+    """
+    recovered = recovered_points(run, problem)
+    if not recovered:
+        return searched
+    if searched.measured is not None:
+        log.warning(
+            "recovered points are left out of a front of measured latencies: their files were not"
+            " timed. `paretrim recover` shows them beside predicted ones"
+        )
+        return searched
+    run.searched_front.parent.mkdir(exist_ok=True)
+    write_whole(run.searched_front, front_text(problem, searched))
+    points = [*searched.front, *(point for point, _ in recovered)]
+    exported = searched.exported | {point.id: file for point, file in recovered}
+    front = pareto(points, lambda point: problem.objectives(point.cost, point.score))
+    front.sort(key=lambda point: point.cost.latency_ms)
+    return replace(searched, front=tuple(front), exported=exported)

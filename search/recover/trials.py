@@ -1,0 +1,215 @@
+"""One training of one point: where it starts, what varies, and the process that trains it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from ray import tune
+from torch import Tensor
+
+from evaluators.dataset import Dataset, load_dataset
+from evaluators.demo import demo_dataset
+from evaluators.dense import as_input
+from evaluators.evaluator import SUBSET_IMAGES, Evaluator
+from evaluators.training.gap import GlobalReconstruction
+from evaluators.training.method import Bits, Method
+from evaluators.training.slimming import Slimming, Variant
+from evaluators.training.surgery import Surgery
+from evaluators.training.trainer import DivergedError, Plan, Training
+from evaluators.training.validate import Validation
+from evaluators.training.zeros import KeepZeros
+from search.front import Point
+from search.problem import CALIBRATION_IMAGES, Problem
+from search.recover.wish import ROUNDINGS, Treatment, Wish
+from spaces.model import Detector
+from spaces.quantization.calibrate import calibrate_activations
+from spaces.quantization.grid import ActivationScales, is_quantized
+
+IMAGES_SEEN = 8000  # default length of a training: minutes on a CPU core
+DEMO_TRAINING_IMAGES = 512
+STEPS_AN_EPOCH = 12  # at least, as far as batches of `SMALLEST_BATCH` allow
+SMALLEST_BATCH, LARGEST_BATCH = 4, 16
+PAYS_FROM_PERCENT = 75  # of its training that a trial gets to be as good as no training
+LAYERS_RATE = 1e-4  # peak of AdamW where layers learn their outputs: they are close already
+PAYS_MARGIN = 0.02  # of mAP50-95 that it may still lack then
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Start:
+    """A point before it is trained; travels to the trials.
+
+    Attributes:
+        student: Sliced and refit, not rounded.
+        bits: Of the candidate's convolutions.
+        scales: Activation scales of the student, where it needs any.
+        patterns: Sparsity pattern by convolution.
+        kept: Output channels of the dense model that each convolution still has.
+        floor: mAP50-95 that the point has without training, on `SUBSET_IMAGES`.
+    """
+
+    student: Detector
+    bits: Bits
+    scales: ActivationScales | None
+    patterns: dict[str, str]
+    kept: dict[str, Tensor]
+    floor: float
+
+    def methods(self, treatment: Treatment, teacher: Detector) -> list[Method]:
+        """Return what the point is trained with."""
+        methods: list[Method] = []
+        if treatment.layers:
+            methods.append(GlobalReconstruction(teacher.net, self.kept))
+        if self.patterns and treatment.splice:
+            methods.append(Surgery(self.patterns))
+        elif self.patterns:
+            methods.append(KeepZeros(self.patterns))
+        if treatment.slimming is not None:
+            methods.append(Slimming(cast("Variant", treatment.slimming)))
+        rounded = {n: b for n, b in self.bits.items() if is_quantized(b[0]) or is_quantized(b[1])}
+        if rounded:
+            methods.append(ROUNDINGS[treatment.rounding](rounded, self.scales))
+        return methods
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Payload:
+    """What all trials share."""
+
+    starts: dict[str, Start]
+    teacher: Detector
+    training: Dataset
+    validation: Dataset
+    treatment: Treatment
+
+    def begin(self, config: dict[str, Any]) -> Training:
+        """Return the training of a trial's configuration, at its beginning."""
+        start = self.starts[config["point"]]
+        plan = Plan(**config["plan"])
+        methods = start.methods(self.treatment, self.teacher)
+        return Training(start.student, self.teacher, self.training, plan, methods)
+
+
+def _training_data(problem: Problem) -> Dataset:
+    if problem.settings.data == "demo":
+        return demo_dataset("train", DEMO_TRAINING_IMAGES)
+    return load_dataset(problem.settings.data, "train")
+
+
+def make_payload(
+    problem: Problem, evaluator: Evaluator, points: Sequence[Point], wish: Wish
+) -> Payload:
+    """Build every point and what all trials share.
+
+    Raises:
+        InputError: The data set has no training images.
+    """
+    training = problem.calibration if wish.treatment.layers else _training_data(problem)
+    images = training.subset(CALIBRATION_IMAGES)
+    starts = {}
+    for point in points:
+        bits = {layer: (weight, act) for layer, weight, act in point.candidate.bits}
+        unrounded = replace(point.candidate, bits=())
+        if wish.treatment.splice:  # starts dense and chooses its own masks
+            unrounded = replace(unrounded, patterns=())
+        student = evaluator.build(unrounded)
+        few = Validation(problem.validation.subset(SUBSET_IMAGES), student.imgsz)
+        scales = None
+        if any(is_quantized(act) for _, act in bits.values()):
+            scales = calibrate_activations(student, as_input(images.squares(student.imgsz)))
+        starts[point.id] = Start(
+            student,
+            bits,
+            scales,
+            dict(point.candidate.patterns),
+            evaluator.kept(unrounded),
+            few.measure(evaluator.build(point.candidate).net).map50_95,
+        )
+    return Payload(starts, problem.detector, training, problem.validation, wish.treatment)
+
+
+def trial_configs(points: Sequence[Point], images: int, wish: Wish) -> list[dict[str, Any]]:
+    """Return the settings of all trials, in turn for each point.
+
+    First the default; then, where labels are used, the same without distillation (which holds a
+    student back that could outgrow its teacher); then random variations.
+    """
+    epochs = wish.epochs or max(1, round(IMAGES_SEEN / images))
+    batch = min(LARGEST_BATCH, max(SMALLEST_BATCH, images // STEPS_AN_EPOCH))
+    random = np.random.default_rng(wish.seed)
+    configs = []
+    for number in range(wish.trials):
+        plan = Plan(epochs, labels=float(wish.labels), batch=batch, seed=wish.seed)
+        if wish.treatment.layers:
+            rate = LAYERS_RATE if number == 0 else _drawn_rate(random, LAYERS_RATE)
+            plan = replace(
+                plan, learning_rate=rate, labels=0.0, distillation=0.0,
+                mosaic_until=0.0, norms_frozen_from=0.0,
+            )  # fmt: skip
+        elif number == 1 and wish.labels:
+            plan = replace(plan, distillation=0.0)
+        elif number > 0:
+            weights = [0.0, 0.3, 1.0, 3.0] if wish.labels else [1.0]
+            plan = replace(
+                plan,
+                epochs=int(random.choice([epochs, max(1, epochs // 2)])),
+                learning_rate=_drawn_rate(random, plan.learning_rate),
+                distillation=float(random.choice(weights)),
+            )
+        configs += [{"point": p.id, "number": number, "plan": asdict(plan)} for p in points]
+    return configs
+
+
+def _drawn_rate(random: np.random.Generator, around: float) -> float:
+    """Return a learning rate between a third and three times another."""
+    return float(around * np.exp(random.uniform(-np.log(3), np.log(3))))
+
+
+def train_trial(config: dict[str, Any], payload: Payload) -> None:
+    """Train one point with one setting; runs in a process of Ray Tune.
+
+    Reports after each epoch, with a checkpoint; a training that leaves the finite numbers, or is
+    no better than no training when half of it is over, says so and ends.
+    """
+    torch.set_num_threads(1)
+    config = config["trial"]
+    start = payload.starts[config["point"]]
+    training = payload.begin(config)
+    if (checkpoint := tune.get_checkpoint()) is not None:
+        with checkpoint.as_directory() as folder:
+            training.load(Path(folder) / "training.ckpt")
+    epochs = config["plan"]["epochs"]
+    few = Validation(payload.validation.subset(SUBSET_IMAGES), start.student.imgsz)
+    while training.epoch < epochs:
+        try:
+            report = training.run_epoch()
+            last = report.epoch == epochs
+            simulated = training.result().simulated().net
+        except DivergedError as error:
+            tune.report({"map50_95": 0.0, "percent": 100, "stopped": f"diverged: {error}"})
+            return
+        found = few.measure(simulated)
+        values = {
+            "map50_95": found.map50_95,
+            "percent": 100 * report.epoch // epochs,
+            "epoch": report.epoch,
+            "loss": report.loss,
+            "seconds": report.seconds,
+        }
+        if last:
+            everything = Validation(payload.validation, start.student.imgsz)
+            values["map50_95_full"] = everything.measure(simulated).map50_95
+        if values["percent"] in range(PAYS_FROM_PERCENT, 100) and (
+            found.map50_95 < start.floor - PAYS_MARGIN
+        ):
+            reason = f"mAP50-95 {found.map50_95:.3f}, without training {start.floor:.3f}"
+            tune.report({**values, "percent": 100, "stopped": f"does not pay: {reason}"})
+            return
+        with tempfile.TemporaryDirectory() as temporary:
+            training.save(Path(temporary) / "training.ckpt")
+            tune.report(values, checkpoint=tune.Checkpoint.from_directory(temporary))
