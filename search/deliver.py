@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 
 RECIPE_FORMAT = "paretrim-recipe-1"
 NOT_IN_RECIPES = {
-    "evals", "time_budget_s", "actors", "seed", "measure_on", "tls_ca", "tls_cert", "tls_key",
-    "token_file", "server_name", "trust_checkpoint",
+    "evals", "time_budget_s", "actors", "reuse", "seed", "measure_on", "tls_ca", "tls_cert",
+    "tls_key", "token_file", "server_name", "trust_checkpoint",
 }  # fmt: skip
 """Settings that do not decide what a point is, or are nobody else's business."""
 

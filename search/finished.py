@@ -118,7 +118,7 @@ class _NoPool:
 
     size = 0
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
+    def run(self, tasks: Iterable[Task | None]) -> Iterator[Outcome]:
         """Yield nothing.
 
         Raises:
