@@ -29,7 +29,7 @@ from search.finished import METHOD
 from search.front import Point
 from search.problem import Problem, prepare
 from search.progress import start_logging
-from search.recover.points import WEIGHTS, compressed
+from search.recover.weights import WEIGHTS, compressed
 from search.run import read_settings
 from spaces.candidate import Candidate
 from spaces.formats.interface import Compressed

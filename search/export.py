@@ -20,7 +20,7 @@ from search.finished import METHOD, Finished, read_finished
 from search.front import Point
 from search.problem import Problem, accuracy
 from search.progress import logging_to, start_logging
-from search.recover.points import load_recovered
+from search.recover.weights import load_recovered
 from search.run_folder import RunFolder, write_whole
 from spaces.formats import FORMATS
 from spaces.formats.interface import Compressed, Format

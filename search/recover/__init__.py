@@ -4,6 +4,7 @@ command.py   from the run folder and back into it
 wish.py      what the user asked for
 trials.py    one training of one point
 tuning.py    all trainings under Ray Tune: which go on, which end, which was best
+weights.py   the weights of a recovered point
 points.py    what a training ended with becomes a point: files, record, recipe
 
 The search's own files are the source and stay as they are: the journal is only read, the front as

@@ -38,10 +38,9 @@ def recover(folder: Path, wish: Wish, console: Console) -> None:
 
 def carry_out(finished: Finished, wish: Wish) -> list[str]:
     """Train points and write what became of them into the run; return the new points' ids."""
-    problem = finished.problem
     chosen = finished.choose(wish.points)
-    evaluator = problem.build()
-    payload = make_payload(problem, evaluator, chosen, wish)
+    evaluator = finished.problem.build()
+    payload = make_payload(finished, evaluator, chosen, wish)
     trials = tune_points(finished.run, payload, trial_configs(chosen, len(payload.training), wish))
     return [
         deliver_recovered(finished, evaluator, point, payload, trials[point.id])

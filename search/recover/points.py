@@ -8,24 +8,21 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from evaluators.dense import as_input
 from evaluators.evaluator import Evaluator
 from evaluators.score import Failed
-from evaluators.training.files import load_trained, save_trained
+from evaluators.training.files import save_trained
 from evaluators.training.trainer import Trained
 from hw_models.errors import CorruptRunError
 from search.deliver import make_recipe, native_format, write_verified
 from search.finished import METHOD, Finished
 from search.front import Point
-from search.problem import CALIBRATION_IMAGES, Problem, accuracy
+from search.problem import Problem, accuracy
 from search.recover.trials import Payload
 from search.recover.tuning import Trials
+from search.recover.weights import WEIGHTS, compressed
 from search.run_folder import RunFolder, write_whole
-from spaces.formats.interface import Compressed
 
 log = logging.getLogger(__name__)
-
-WEIGHTS = "weights.safetensors"  # beside the recipe of a recovered point
 
 
 def deliver_recovered(
@@ -70,22 +67,6 @@ def deliver_recovered(
         file.map50_95,
     )
     return recovered.id
-
-
-def compressed(problem: Problem, trained: Trained, imgsz: int) -> Compressed:
-    """Return a trained detector, ready to be written."""
-    images = as_input(problem.calibration.subset(CALIBRATION_IMAGES).squares(imgsz))
-    return Compressed(trained.detector, imgsz, trained.grids.bits, trained.grids.scales, images)
-
-
-def load_recovered(run: RunFolder, problem: Problem, point: Point) -> Compressed:
-    """Return a recovered point, ready to be written.
-
-    Raises:
-        InputError: Its weights are gone or damaged.
-    """
-    trained = load_trained(run.model(point.id) / WEIGHTS)
-    return compressed(problem, trained, point.candidate.imgsz)
 
 
 def _recovered_point(

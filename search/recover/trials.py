@@ -24,8 +24,10 @@ from evaluators.training.surgery import Surgery
 from evaluators.training.trainer import DivergedError, Plan, Training
 from evaluators.training.validate import Validation
 from evaluators.training.zeros import KeepZeros
+from search.finished import METHOD, Finished
 from search.front import Point
 from search.problem import CALIBRATION_IMAGES, Problem
+from search.recover.weights import load_recovered
 from search.recover.wish import ROUNDINGS, Treatment, Wish
 from spaces.model import Detector
 from spaces.quantization.calibrate import calibrate_activations
@@ -102,35 +104,49 @@ def _training_data(problem: Problem) -> Dataset:
 
 
 def make_payload(
-    problem: Problem, evaluator: Evaluator, points: Sequence[Point], wish: Wish
+    finished: Finished, evaluator: Evaluator, points: Sequence[Point], wish: Wish
 ) -> Payload:
     """Build every point and what all trials share.
 
     Raises:
         InputError: The data set has no training images.
     """
+    problem = finished.problem
     training = problem.calibration if wish.treatment.layers else _training_data(problem)
-    images = training.subset(CALIBRATION_IMAGES)
-    starts = {}
-    for point in points:
-        bits = {layer: (weight, act) for layer, weight, act in point.candidate.bits}
-        unrounded = replace(point.candidate, bits=())
-        if wish.treatment.splice:  # starts dense and chooses its own masks
-            unrounded = replace(unrounded, patterns=())
-        student = evaluator.build(unrounded)
-        few = Validation(problem.validation.subset(SUBSET_IMAGES), student.imgsz)
-        scales = None
-        if any(is_quantized(act) for _, act in bits.values()):
-            scales = calibrate_activations(student, as_input(images.squares(student.imgsz)))
-        starts[point.id] = Start(
-            student,
-            bits,
-            scales,
-            dict(point.candidate.patterns),
-            evaluator.kept(unrounded),
-            few.measure(evaluator.build(point.candidate).net).map50_95,
-        )
+    starts = {
+        point.id: _start(finished, evaluator, point, training, wish.treatment.splice)
+        for point in points
+    }
     return Payload(starts, problem.detector, training, problem.validation, wish.treatment)
+
+
+def _start(
+    finished: Finished, evaluator: Evaluator, point: Point, training: Dataset, splice: bool
+) -> Start:
+    """Return where the trainings of a point start: a recovered one goes on from its weights."""
+    candidate, problem = point.candidate, finished.problem
+    unrounded = replace(candidate, bits=())
+    if splice:  # starts dense and chooses its own masks
+        unrounded = replace(unrounded, patterns=())
+    if point.method == METHOD:
+        model = load_recovered(finished.run, problem, point)
+        student, untrained = model.detector, model.simulated()
+    else:
+        student, untrained = evaluator.build(unrounded), evaluator.build(candidate).net
+    few = Validation(problem.validation.subset(SUBSET_IMAGES), candidate.imgsz)
+    bits = {layer: (weight, act) for layer, weight, act in candidate.bits}
+    scales = None
+    if any(is_quantized(act) for _, act in bits.values()):
+        images = training.subset(CALIBRATION_IMAGES).squares(candidate.imgsz)
+        scales = calibrate_activations(student, as_input(images))
+    return Start(
+        student=student,
+        bits=bits,
+        scales=scales,
+        patterns=dict(candidate.patterns),
+        kept=evaluator.kept(unrounded),
+        floor=few.measure(untrained).map50_95,
+    )
 
 
 def trial_configs(points: Sequence[Point], images: int, wish: Wish) -> list[dict[str, Any]]:

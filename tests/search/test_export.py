@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from search.export import export
 from search.finished import Finished, read_finished
 from search.problem import accuracy
 from spaces.formats import FORMATS
+from spaces.quantization.calibrate import calibrate_activations
 from tests.search.conftest import call
 from tests.search.test_cli import assert_one_paragraph
 
@@ -106,12 +108,13 @@ def test_a_file_that_is_not_what_was_promised_is_an_error(
     dense = evaluator.compressed(problem.dense())
     form = FORMATS["onnx-tensorrt"]
     path = form.write(dense, tmp_path)
-    with pytest.raises(CorruptRunError, match="class scores within"):  # another network
+    with pytest.raises(CorruptRunError, match="not what was promised"):  # another network
         verify(form, path, model, problem.validation, accuracy(pick.score))
     with pytest.raises(CorruptRunError, match=r"expected mAP50-95 0\.9900 within 0\.01"):
         verify(form, path, dense, problem.validation, 0.99)
     layers = [layer for layer, _, _ in pick.candidate.bits][:3]
-    promised = dense.rounded_as(dict.fromkeys(layers, (8, 8)))
+    scales = calibrate_activations(dense.detector, dense.images)
+    promised = replace(dense, bits=dict.fromkeys(layers, (8, 8)), scales=scales)
     with pytest.raises(CorruptRunError, match="expected 3 convolutions in integers, got 0"):
         verify(form, path, promised, problem.validation, 0.99, min_score=0.5)
 

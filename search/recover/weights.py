@@ -1,0 +1,29 @@
+"""The weights that a training ended with, beside the recipe of the recovered point."""
+
+from __future__ import annotations
+
+from evaluators.dense import as_input
+from evaluators.training.files import load_trained
+from evaluators.training.trainer import Trained
+from search.front import Point
+from search.problem import CALIBRATION_IMAGES, Problem
+from search.run_folder import RunFolder
+from spaces.formats.interface import Compressed
+
+WEIGHTS = "weights.safetensors"
+
+
+def compressed(problem: Problem, trained: Trained, imgsz: int) -> Compressed:
+    """Return a trained detector, ready to be written."""
+    images = as_input(problem.calibration.subset(CALIBRATION_IMAGES).squares(imgsz))
+    return Compressed(trained.detector, imgsz, trained.grids.bits, trained.grids.scales, images)
+
+
+def load_recovered(run: RunFolder, problem: Problem, point: Point) -> Compressed:
+    """Return a recovered point, ready to be written.
+
+    Raises:
+        InputError: Its weights are gone or damaged.
+    """
+    trained = load_trained(run.model(point.id) / WEIGHTS)
+    return compressed(problem, trained, point.candidate.imgsz)
