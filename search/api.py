@@ -195,8 +195,9 @@ def search(
         if value is not None
     }
     for key in ("weights", "data", "target"):
-        if key in given and Path(given[key]).exists():
-            given[key] = str(Path(given[key]).resolve())
+        path = Path(str(given.get(key, "")))
+        if key in given and path.exists():
+            given[key] = str(path.resolve())
     run = new_search(given, Path(project), name, exist_ok, console or Console(quiet=True))
     return load_front(run.path)
 

@@ -77,7 +77,7 @@ class DynamicGrid(LearnedGrid):
                 directed = below + (self.moved > 0)
                 integers = torch.where(near & (self.moved != 0), directed, integers)
                 integers.clamp_(self.low, self.high)
-        scaled: Tensor = _Scaled.apply(inside, integers)  # type: ignore[no-untyped-call]
+        scaled: Tensor = _Scaled.apply(inside, integers)
         return scaled * steps
 
     @torch.no_grad()
