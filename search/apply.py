@@ -23,7 +23,7 @@ from rich.console import Console
 from evaluators.score import Score
 from evaluators.training.files import load_trained
 from hw_models.errors import InputError
-from search.deliver import NOT_IN_RECIPES, RECIPE_FORMAT, describe, make_recipe, write_verified
+from search.deliver import IN_RECIPES, RECIPE_FORMAT, describe, make_recipe, write_verified
 from search.export import check_min_score, find_format
 from search.finished import METHOD
 from search.front import Point
@@ -160,7 +160,7 @@ def _settings(content: Any) -> dict[str, Any]:
     """Return the settings of a recipe, refusing those that are the user's own to give."""
     if not isinstance(content, dict):
         raise TypeError(f"expected settings, got {type(content).__name__}")
-    refused = sorted(NOT_IN_RECIPES & content.keys())
+    refused = sorted(content.keys() - IN_RECIPES)
     if refused:
         raise ValueError(f"a recipe may not set {', '.join(refused)}")
     return dict(content)

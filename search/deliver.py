@@ -29,11 +29,11 @@ from spaces.formats.interface import Compressed, Format
 log = logging.getLogger(__name__)
 
 RECIPE_FORMAT = "paretrim-recipe-1"
-NOT_IN_RECIPES = {
-    "evals", "time_budget_s", "actors", "reuse", "seed", "measure_on", "tls_ca", "tls_cert",
-    "tls_key", "token_file", "server_name", "trust_checkpoint",
+IN_RECIPES = {
+    "weights", "data", "imgsz", "target", "power_mode", "latency", "energy", "size", "max_drop",
+    "method", "prune", "bits", "act_bits", "pattern", "ignore",
 }  # fmt: skip
-"""Settings that do not decide what a point is, or are nobody else's business."""
+"""Settings that say what a point is and why it was chosen; others are nobody else's business."""
 
 
 def deliver(
@@ -171,7 +171,7 @@ def make_recipe(problem: Problem, point: Point, model: Compressed) -> dict[str, 
         "target": problem.settings.target,
         "power_mode": problem.settings.power_mode,
         "criterion": problem.settings.prune,
-        "settings": problem.settings.model_dump(mode="json", exclude=NOT_IN_RECIPES),
+        "settings": problem.settings.model_dump(mode="json", include=IN_RECIPES),
         "protocol": problem.protocol,
         "candidate": point.candidate.to_dict(),
         "model_digest": model.detector.digest,
