@@ -10,7 +10,7 @@ from search.finished import Finished, read_finished
 from search.outputs import describe_pick, front_table
 from search.progress import logging_to, start_logging
 from search.recover.points import deliver_recovered
-from search.recover.trials import make_payload, trial_configs
+from search.recover.trials import default_rate, make_payload, trial_configs
 from search.recover.tuning import tune_points
 from search.recover.wish import Wish, check
 
@@ -41,7 +41,10 @@ def carry_out(finished: Finished, wish: Wish) -> list[str]:
     chosen = finished.choose(wish.points)
     evaluator = finished.problem.build()
     payload = make_payload(finished, evaluator, chosen, wish)
-    trials = tune_points(finished.run, payload, trial_configs(chosen, len(payload.training), wish))
+    dense = finished.searched.dense[0]
+    rates = {point.id: default_rate(point, dense) for point in chosen}
+    configs = trial_configs(rates, len(payload.training), wish)
+    trials = tune_points(finished.run, payload, configs)
     return [
         deliver_recovered(finished, evaluator, point, payload, trials[point.id])
         for point in chosen

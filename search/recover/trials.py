@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -26,7 +26,7 @@ from evaluators.training.validate import Validation
 from evaluators.training.zeros import KeepZeros
 from search.finished import METHOD, Finished
 from search.front import Point
-from search.problem import CALIBRATION_IMAGES, Problem
+from search.problem import CALIBRATION_IMAGES, Problem, accuracy
 from search.recover.weights import load_recovered
 from search.recover.wish import ROUNDINGS, Treatment, Wish
 from spaces.model import Detector
@@ -38,6 +38,10 @@ DEMO_TRAINING_IMAGES = 512
 STEPS_AN_EPOCH = 12  # at least, as far as batches of `SMALLEST_BATCH` allow
 SMALLEST_BATCH, LARGEST_BATCH = 4, 16
 PAYS_FROM_PERCENT = 75  # of its training that a trial gets to be as good as no training
+LARGEST_RATE = 1e-3  # peak of AdamW's for a point that has lost `MUCH_LOST` of the dense mAP
+MUCH_LOST = 0.2
+SMALLEST_SHARE = 0.1  # of that rate
+TINY = 1e-9
 LAYERS_RATE = 1e-4  # peak of AdamW where layers learn their outputs: they are close already
 PAYS_MARGIN = 0.02  # of mAP50-95 that it may still lack then
 
@@ -149,11 +153,25 @@ def _start(
     )
 
 
-def trial_configs(points: Sequence[Point], images: int, wish: Wish) -> list[dict[str, Any]]:
+def default_rate(point: Point, dense: Point) -> float:
+    """Return the peak learning rate of a point's default trial.
+
+    What has lost little is close to where it should be, and large steps would first lose more.
+    """
+    lost = 1 - accuracy(point.score) / max(accuracy(dense.score), TINY)
+    return LARGEST_RATE * min(1.0, max(SMALLEST_SHARE, lost / MUCH_LOST))
+
+
+def trial_configs(rates: Mapping[str, float], images: int, wish: Wish) -> list[dict[str, Any]]:
     """Return the settings of all trials, in turn for each point.
 
     First the default; then, where labels are used, the same without distillation (which holds a
     student back that could outgrow its teacher); then random variations.
+
+    Args:
+        rates: Default learning rate of each point, by id.
+        images: Training images.
+        wish: What the user asked for.
     """
     epochs = wish.epochs or max(1, round(IMAGES_SEEN / images))
     batch = min(LARGEST_BATCH, max(SMALLEST_BATCH, images // STEPS_AN_EPOCH))
@@ -161,12 +179,12 @@ def trial_configs(points: Sequence[Point], images: int, wish: Wish) -> list[dict
     configs = []
     for number in range(wish.trials):
         plan = Plan(epochs, labels=float(wish.labels), batch=batch, seed=wish.seed)
+        factor = 1.0
         if wish.treatment.layers:
-            rate = LAYERS_RATE if number == 0 else _drawn_rate(random, LAYERS_RATE)
             plan = replace(
-                plan, learning_rate=rate, labels=0.0, distillation=0.0,
-                mosaic_until=0.0, norms_frozen_from=0.0,
-            )  # fmt: skip
+                plan, labels=0.0, distillation=0.0, mosaic_until=0.0, norms_frozen_from=0.0
+            )
+            factor = 1.0 if number == 0 else _drawn_factor(random)
         elif number == 1 and wish.labels:
             plan = replace(plan, distillation=0.0)
         elif number > 0:
@@ -174,16 +192,19 @@ def trial_configs(points: Sequence[Point], images: int, wish: Wish) -> list[dict
             plan = replace(
                 plan,
                 epochs=int(random.choice([epochs, max(1, epochs // 2)])),
-                learning_rate=_drawn_rate(random, plan.learning_rate),
                 distillation=float(random.choice(weights)),
             )
-        configs += [{"point": p.id, "number": number, "plan": asdict(plan)} for p in points]
+            factor = _drawn_factor(random)
+        for point, default in rates.items():
+            rate = factor * (LAYERS_RATE if wish.treatment.layers else default)
+            settings = asdict(replace(plan, learning_rate=rate))
+            configs.append({"point": point, "number": number, "plan": settings})
     return configs
 
 
-def _drawn_rate(random: np.random.Generator, around: float) -> float:
-    """Return a learning rate between a third and three times another."""
-    return float(around * np.exp(random.uniform(-np.log(3), np.log(3))))
+def _drawn_factor(random: np.random.Generator) -> float:
+    """Return what a learning rate is multiplied by: a third to three."""
+    return float(np.exp(random.uniform(-np.log(3), np.log(3))))
 
 
 def train_trial(config: dict[str, Any], payload: Payload) -> None:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ from rich.console import Console
 
 from evaluators.training.files import load_trained
 from hw_models.errors import CorruptRunError, InputError
-from search.finished import METHOD
-from search.front import non_dominated
-from search.problem import prepare
+from search.finished import METHOD, read_finished
+from search.front import Point, non_dominated
+from search.problem import accuracy, prepare
 from search.recover.command import recover
-from search.recover.trials import Payload, Start, trial_configs
+from search.recover.trials import Payload, Start, default_rate, trial_configs
 from search.recover.tuning import AshaByPoint, tune_points
 from search.recover.wish import Treatment, Wish
 from search.run_folder import RunFolder
@@ -104,7 +105,7 @@ def test_a_trial_that_diverges_is_reported_and_not_picked(
         problem.validation,
         Treatment(),
     )
-    (good,) = trial_configs([_named("dense")], 16, Wish(trials=1, epochs=1))
+    (good,) = trial_configs({"dense": 1e-3}, 16, Wish(trials=1, epochs=1))
     wild = {"point": "dense", "number": 1, "plan": {**good["plan"], "learning_rate": 1e15}}
     wild["plan"]["epochs"] = 6
     with caplog.at_level(logging.INFO):
@@ -118,20 +119,29 @@ def test_a_trial_that_diverges_is_reported_and_not_picked(
     assert "dense trial 1: diverged: " in caplog.text
 
 
-def _named(name: str) -> object:
-    return type("Named", (), {"id": name})()
-
-
 def test_the_first_trials_are_the_default_with_and_without_distillation() -> None:
     wish = Wish(trials=3, epochs=10)
-    configs = trial_configs([_named("a"), _named("b")], 100, wish)  # type: ignore[list-item]
+    configs = trial_configs({"a": 1e-3, "b": 2e-4}, 100, wish)
     assert [(c["point"], c["number"]) for c in configs] == [
         ("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 2), ("b", 2)
     ]  # fmt: skip
+    rates = [config["plan"].pop("learning_rate") for config in configs]
+    assert rates[:4] == [1e-3, 2e-4, 1e-3, 2e-4]
+    assert rates[5] == pytest.approx(rates[4] / 5)
     assert configs[0]["plan"] == configs[1]["plan"]
     assert configs[0]["plan"]["epochs"] == 10
     assert [c["plan"]["distillation"] > 0 for c in configs[:3]] == [True, True, False]
-    assert configs == trial_configs([_named("a"), _named("b")], 100, wish)  # type: ignore[list-item]
+
+
+def test_what_has_lost_little_is_trained_gently(searched: Path) -> None:
+    problem_dense = read_finished(searched).searched.dense[0]
+
+    def with_share(share: float) -> Point:
+        score = replace(problem_dense.score, map50_95=share * accuracy(problem_dense.score))
+        return replace(problem_dense, score=score)
+
+    rates = [default_rate(with_share(share), problem_dense) for share in (0.3, 0.8, 0.9, 1.0)]
+    assert rates == pytest.approx([1e-3, 1e-3, 5e-4, 1e-4])
 
 
 class _Trial:
@@ -142,7 +152,7 @@ class _Trial:
 
 def test_without_labels_every_trial_learns_from_the_dense_model() -> None:
     wish = Wish(trials=4, epochs=10, labels=False)
-    configs = trial_configs([_named("a")], 100, wish)  # type: ignore[list-item]
+    configs = trial_configs({"a": 1e-3}, 100, wish)
     assert all(c["plan"]["labels"] == 0 < c["plan"]["distillation"] for c in configs)
 
 
