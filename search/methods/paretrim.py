@@ -14,6 +14,7 @@ Axis letters: N genomes, V variables, M objectives, D dimensions of cost.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Sequence
 
@@ -35,7 +36,9 @@ log = logging.getLogger(__name__)
 
 OFFSPRING = 4 * BATCH  # of which, and of the local moves, the surrogate chooses a generation
 RESOLVED = 96  # additive problems solved anew a generation, over all input sizes
-REPAIRED = 1  # of them brought to a budget
+REPAIRED = 4  # of them brought to a budget each
+NEAR = (0.93, 1.04)  # share of a budget that a genome costs before
+AT_BUDGETS = 0.5  # share of a generation that is chosen for being the best within some budget
 STEPPED = 2  # points of the front whose neighbours are all considered
 PAIRS = 128  # changes of two variables considered
 SPREAD = 0.5  # standard deviation of the log of a perturbed sensitivity
@@ -129,11 +132,12 @@ class Learner:
         return distinct(resolved_NV, self._on_budgets(resolved_NV), self._steps())
 
     def screen(self, genomes_NV: Genomes, count: int) -> Genomes:
-        """Return the rows of `count` genomes that promise to move the front most.
+        """Return the rows of `count` genomes that promise most, for the budgets and for the front.
 
-        A genome's promise is its predicted accuracy, with as much noise as the prediction has,
-        less the best accuracy known at no higher cost. Each chosen one counts as known for the
-        next, so that the choice spreads over the front.
+        First, within each budget in turn, those of the highest predicted accuracy; then those that
+        promise to move the front most. A genome's promise is its predicted accuracy, with as much
+        noise as the prediction has, less the best accuracy known at no higher cost. Each chosen one
+        counts as known for the next, so that the choice spreads over the front.
         """
         explorer = self._explorer
         costs_ND = explorer.costs(genomes_NV)
@@ -144,14 +148,28 @@ class Learner:
         covers_NK = (F_KM[None, :, 1:] <= costs_NC[:, None]).all(axis=2)
         known_N = np.where(covers_NK, 1.0 - F_KM[None, :, 0], 0.0).max(axis=1, initial=0.0)
         known_N = np.maximum(known_N, explorer.lowest_useful)
-        chosen = list[int]()
-        for _ in range(min(count, len(genomes_NV))):
+        chosen = self._at_budgets(costs_ND, predicted_N, int(AT_BUDGETS * count))
+        for row in chosen:
+            covered_N = (costs_NC[row] <= costs_NC).all(axis=1)
+            known_N = np.where(covered_N, np.maximum(known_N, predicted_N[row]), known_N)
+        known_N[chosen] = np.inf
+        for _ in range(min(count, len(genomes_NV)) - len(chosen)):
             best = int((predicted_N - known_N).argmax())
             chosen.append(best)
             covered_N = (costs_NC[best] <= costs_NC).all(axis=1)
             known_N = np.where(covered_N, np.maximum(known_N, predicted_N[best]), known_N)
             known_N[best] = np.inf
         return np.array(chosen, dtype=np.int64)
+
+    def _at_budgets(self, costs_ND: Floats, predicted_N: Floats, count: int) -> list[int]:
+        """Return up to `count` rows, the best within each budget by turns."""
+        limits = self._explorer.problem.limits
+        orders = []
+        for limit in limits:
+            within = np.flatnonzero((costs_ND <= budgets_of(limit)).all(axis=1))
+            orders.append(within[np.argsort(-predicted_N[within], kind="stable")][:count].tolist())
+        turns = itertools.chain.from_iterable(itertools.zip_longest(*orders))
+        return list(dict.fromkeys(row for row in turns if row is not None))[:count]
 
     def _resolve(self) -> Genomes:
         """Solve the additive problem with perturbed sensitivities at random prices."""
@@ -172,7 +190,7 @@ class Learner:
         return np.concatenate(found)
 
     def _on_budgets(self, genomes_NV: Genomes) -> Genomes:
-        """Bring a few genomes to a budget that they miss by little, or that leaves room.
+        """Bring one genome to each budget that it misses by little, or that leaves room.
 
         Priced by the tables, corrected by their error at the genome: thrice as fast.
         """
@@ -181,12 +199,12 @@ class Learner:
         losses = [column * weight for column, weight in zip(self._losses, weights_V, strict=True)]
         costs_ND = explorer.costs(genomes_NV)
         found = [genomes_NV[:0]]
-        for _ in range(REPAIRED):
-            limit = explorer.problem.limits[random.integers(len(explorer.problem.limits))]
-            budgets_D = budgets_of(limit)
+        limits = explorer.problem.limits
+        for number in random.permutation(len(limits))[:REPAIRED]:
+            budgets_D = budgets_of(limits[number])
             limited = np.isfinite(budgets_D)
             ratio_N = (costs_ND[:, limited] / budgets_D[limited]).max(axis=1)
-            near = np.flatnonzero((ratio_N > 0.9) & (ratio_N < 1.05))
+            near = np.flatnonzero((ratio_N > NEAR[0]) & (ratio_N < NEAR[1]))
             if not len(near):
                 continue
             best = near[self.predict(genomes_NV[near]).argsort()[-8:]]

@@ -77,11 +77,13 @@ def neighbours(
     genome_V: Genomes, losses: Sequence[Floats], fixed: Collection[int] = ()
 ) -> tuple[Genomes, npt.NDArray[np.float64]]:
     """Return all genomes with one variable at another level [N, V], and the losses they add [N]."""
-    free = [v for v in range(len(losses)) if v not in fixed]
-    columns_N = np.repeat(free, [len(losses[v]) for v in free]).astype(np.int64)
-    empty = np.zeros(0)
-    levels_N = np.concatenate([empty, *(np.arange(len(losses[v])) for v in free)]).astype(np.int64)
-    lost_N = np.concatenate([empty, *(losses[v] - losses[v][genome_V[v]] for v in free)])
+    free = np.array([v for v in range(len(losses)) if v not in fixed], dtype=np.int64)
+    sizes = [len(losses[v]) for v in free]
+    first = np.cumsum([0, *sizes])[:-1]
+    flat = np.concatenate([np.zeros(0), *(losses[v] for v in free)])
+    columns_N = np.repeat(free, sizes)
+    levels_N = np.arange(len(flat)) - np.repeat(first, sizes)
+    lost_N = flat - np.repeat(flat[first + genome_V[free]], sizes)
     moves = np.flatnonzero(levels_N != genome_V[columns_N])
     moves_NV = np.repeat(genome_V[None], len(moves), axis=0)
     moves_NV[np.arange(len(moves)), columns_N[moves]] = levels_N[moves]
