@@ -6,7 +6,8 @@
 3. Each generation: crossover of the best (NSGA-II); the additive problem solved anew with the
    sensitivities perturbed, as SPDY searches, but around what the evaluations taught; steps of one
    or two variables from points of the front. A surrogate predicts the mAP of all of them, their
-   cost is known, and those that promise to move the front most are evaluated.
+   cost is known, and those are evaluated that promise to be the best within a budget, or to move
+   the front most.
 4. It ends when the evaluations are spent, or when the front has ceased to grow.
 
 Axis letters: N genomes, V variables, M objectives, D dimensions of cost.
@@ -38,7 +39,7 @@ OFFSPRING = 4 * BATCH  # of which, and of the local moves, the surrogate chooses
 RESOLVED = 96  # additive problems solved anew a generation, over all input sizes
 REPAIRED = 4  # of them brought to a budget each
 NEAR = (0.93, 1.04)  # share of a budget that a genome costs before
-AT_BUDGETS = 0.5  # share of a generation that is chosen for being the best within some budget
+AT_BUDGETS = 0.25  # largest share of a generation chosen to be the best within some budget
 STEPPED = 2  # points of the front whose neighbours are all considered
 PAIRS = 128  # changes of two variables considered
 SPREAD = 0.5  # standard deviation of the log of a perturbed sensitivity
@@ -134,10 +135,11 @@ class Learner:
     def screen(self, genomes_NV: Genomes, count: int) -> Genomes:
         """Return the rows of `count` genomes that promise most, for the budgets and for the front.
 
-        First, within each budget in turn, those of the highest predicted accuracy; then those that
-        promise to move the front most. A genome's promise is its predicted accuracy, with as much
-        noise as the prediction has, less the best accuracy known at no higher cost. Each chosen one
-        counts as known for the next, so that the choice spreads over the front.
+        First, within each budget in turn, those of the highest predicted accuracy, if it is above
+        what is known; then those that promise to move the front most. A genome's promise is its
+        predicted accuracy, with as much noise as the prediction has, less the best accuracy known
+        at no higher cost. Each chosen one counts as known for the next, so that the choice spreads
+        over the front.
         """
         explorer = self._explorer
         costs_ND = explorer.costs(genomes_NV)
@@ -162,12 +164,12 @@ class Learner:
         return np.array(chosen, dtype=np.int64)
 
     def _at_budgets(self, costs_ND: Floats, predicted_N: Floats, count: int) -> list[int]:
-        """Return up to `count` rows, the best within each budget by turns."""
-        limits = self._explorer.problem.limits
+        """Return up to `count` rows that promise more than is known within a budget, by turns."""
         orders = []
-        for limit in limits:
-            within = np.flatnonzero((costs_ND <= budgets_of(limit)).all(axis=1))
-            orders.append(within[np.argsort(-predicted_N[within], kind="stable")][:count].tolist())
+        for limit, known in self._explorer.best.items():
+            within_N = (costs_ND <= budgets_of(limit)).all(axis=1)
+            rows = np.flatnonzero(within_N & (predicted_N > known))
+            orders.append(rows[np.argsort(-predicted_N[rows], kind="stable")][:count].tolist())
         turns = itertools.chain.from_iterable(itertools.zip_longest(*orders))
         return list(dict.fromkeys(row for row in turns if row is not None))[:count]
 
