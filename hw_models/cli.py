@@ -116,9 +116,7 @@ def _text(result: Mapping[str, Any], cost: Cost, layers: bool) -> str:
         f" batch {result['batch']} (prediction)",
         f"latency  {cost.latency_ms:.4g} ms, 90 % interval {cost.low_ms:.4g} to"
         f" {cost.high_ms:.4g} ms",
-        f"energy   {cost.energy_mj:.4g} mJ at {result['energy_measured_at']}"
-        if not math.isnan(cost.energy_mj)
-        else "energy   not measured on this device",
+        _energy_text(result),
         f"weights  {cost.size_bytes / 1e6:.4g} MB,  {cost.macs / 1e9:.4g} GMAC",
     ]
     lines += [f"extrapolated: {reason}" for reason in cost.extrapolated]
@@ -131,6 +129,14 @@ def _text(result: Mapping[str, Any], cost: Cost, layers: bool) -> str:
             for layer in cost.per_layer
         ]
     return "\n".join(lines)
+
+
+def _energy_text(result: Mapping[str, Any]) -> str:
+    energy_mj, host_mj = result["energy_mj"], result["host_energy_mj"]
+    if energy_mj is None:
+        return "energy   not measured on this device"
+    host = f", and {host_mj:.4g} mJ for feeding it as it was measured" if host_mj else ""
+    return f"energy   {energy_mj:.4g} mJ at {result['energy_measured_at']}{host}"
 
 
 def calibrate(

@@ -92,11 +92,12 @@ class EnergyCoefficients:
         pj_per_mac: Energy of one MAC by executed precision.
         pj_per_weight_byte: Energy of one byte of weights, which are read from memory each time.
             That of activations cannot be told from the MACs' by the figures there are.
-        busy_w: Power added while an inference runs, whatever it does.
+        busy_w: Power added while the compute units run, whatever they do.
         clock_exponent: Dynamic energy grows with (GPU clock)^this: higher clocks need more volts.
         host_us: Host time of one batch at the reference clock, during which the GPU idles.
         host_us_per_image: Host time of one image.
         host_ns_per_value: Host time of one input value, which is copied at the memory clock.
+        host_w: Power added in the host's time, at its reference clock.
     """
 
     measured_at: str
@@ -107,6 +108,7 @@ class EnergyCoefficients:
     host_us: float
     host_us_per_image: float
     host_ns_per_value: float
+    host_w: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,11 @@
 """Fit the energy coefficients of a profile to measured energies. Needs scipy.
 
-    E = idle x time + (busy x time + pJ/MAC x MACs + pJ/byte x weight bytes) x clock^exponent
+    E = idle x (time + host time) + host x host time x (host clock)^3
+        + (busy x time + pJ/MAC x MACs + pJ/byte x weight bytes) x (GPU clock)^exponent
 
-with time the measured time, host included, so that errors of the latency model stay out of it.
-Where the host's share was measured it is fitted too: per batch, per image and per input value.
+with the measured times of the compute units and of the host that feeds them, so that errors of the
+latency model stay out of it. Where the host's time was measured it is fitted too: per batch, per
+image and per input value.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from hw_models.cost import CostModel, Vector
+from hw_models.cost import HOST_EXPONENT, CostModel, Vector
 from hw_models.device import DeviceProfile, EnergyCoefficients, load_profile
 from hw_models.points import ENERGY, HOST_LATENCY, LATENCY, Point
 
@@ -61,10 +63,22 @@ def fit_energy(
     prior = EnergyCoefficients(
         plan["measured_at"], {int(b): v for b, v in plan["pj_per_mac"].items()},
         plan["pj_per_weight_byte"], plan["busy_w"], plan["clock_exponent"], *_host(profile, runs),
+        host_w=plan.get("host_w", 0.0),
     )  # fmt: skip
     if not runs:
         return prior, np.zeros(0)
     return _fit(profile, prior, runs)
+
+
+def errors_at_measured_times(profile: DeviceProfile, points: Sequence[Point]) -> Vector:
+    """Return predicted / measured - 1 of each energy, given the measured times of the run.
+
+    Args:
+        profile: The device.
+        points: Measured rows, times and energies.
+    """
+    rows = _Rows.of(profile, _runs(points))
+    return np.asarray(rows.energy_mj(profile.energy) / rows.measured_mj - 1)
 
 
 def _runs(points: Sequence[Point]) -> list[_Run]:
@@ -111,49 +125,82 @@ def _fit(
 ) -> tuple[EnergyCoefficients, Vector]:
     from scipy.optimize import least_squares
 
-    measured = np.asarray([run.energy_mj for run in runs])
-    used = sorted({profile.executed_bits(run.point.bits) for run in runs})
-    bits = np.asarray([profile.executed_bits(run.point.bits) for run in runs])
-    modes = [profile.mode(run.point.power_mode) for run in runs]
-    clock = np.asarray([m.gpu_mhz for m in modes]) / profile.mode(profile.reference_mode).gpu_mhz
-    idle = np.asarray([mode.idle_w for mode in modes])
-    time_ms = np.asarray([run.time_ms + run.host_ms for run in runs])
-    giga_macs, giga_bytes = _moved(profile, runs)
-    mean = np.log([prior.busy_w, prior.pj_per_weight_byte, *(prior.pj_per_mac[b] for b in used)])
+    rows = _Rows.of(profile, runs)
+    used = sorted(set(rows.bits.tolist()))
+    free = [prior.busy_w, prior.pj_per_weight_byte, *(prior.pj_per_mac[b] for b in used)]
+    free += [prior.host_w] if rows.host_ms.any() else []
+    start = np.append(np.log(free), prior.clock_exponent)
 
     def unpack(x: Vector) -> EnergyCoefficients:
-        busy, per_byte, *per_mac = (float(value) for value in np.exp(x[:-1]))
+        busy, per_byte, *rest = (float(value) for value in np.exp(x[:-1]))
+        per_mac = dict(zip(used, rest, strict=False))
         # Precisions without a measurement keep their prior ratio to those that have one.
-        shift = math.exp(float(np.mean(x[2:-1] - mean[2:])))
-        macs = {b: value * shift for b, value in prior.pj_per_mac.items()}
-        macs |= dict(zip(used, per_mac, strict=True))
+        shift = math.exp(np.mean([math.log(v / prior.pj_per_mac[b]) for b, v in per_mac.items()]))
         return replace(
             prior,
             busy_w=busy,
             pj_per_weight_byte=per_byte,
-            pj_per_mac=macs,
+            pj_per_mac={b: value * shift for b, value in prior.pj_per_mac.items()} | per_mac,
+            host_w=rest[-1] if rows.host_ms.any() else prior.host_w,
             clock_exponent=float(x[-1]),
         )
 
     def errors(x: Vector) -> Vector:
-        fitted = unpack(x)
-        per_mac = np.asarray([fitted.pj_per_mac[int(b)] for b in bits])
-        dynamic = (
-            fitted.busy_w * time_ms + per_mac * giga_macs + fitted.pj_per_weight_byte * giga_bytes
-        )
-        energy = idle * time_ms + dynamic * clock**fitted.clock_exponent
-        return np.asarray(np.log(energy / measured))
+        return np.asarray(np.log(rows.energy_mj(unpack(x)) / rows.measured_mj))
 
     names = [run.point.network for run in runs]
     count = np.asarray([names.count(name) for name in names])
     weight = count**-0.25 / np.mean(count**-0.25)  # as in the fit of latency
-    start = np.append(mean, prior.clock_exponent)
 
     def residuals(x: Vector) -> Vector:
         return np.concatenate([errors(x) * weight / _SCALE, (x - start) / _SPREAD])
 
     solution = np.asarray(least_squares(residuals, start, loss="soft_l1").x)
     return unpack(solution), errors(solution)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Runs as columns; clocks are relative to the reference mode's."""
+
+    measured_mj: Vector
+    time_ms: Vector
+    host_ms: Vector
+    idle_w: Vector
+    gpu: Vector
+    cpu: Vector
+    bits: Vector
+    giga_macs: Vector
+    giga_bytes: Vector
+
+    @classmethod
+    def of(cls, profile: DeviceProfile, runs: Sequence[_Run]) -> _Rows:
+        modes = [profile.mode(run.point.power_mode) for run in runs]
+        reference = profile.mode(profile.reference_mode)
+        return cls(
+            np.asarray([run.energy_mj for run in runs]),
+            np.asarray([run.time_ms for run in runs]),
+            np.asarray([run.host_ms for run in runs]),
+            np.asarray([mode.idle_w for mode in modes]),
+            np.asarray([mode.gpu_mhz for mode in modes]) / reference.gpu_mhz,
+            np.asarray([mode.cpu_mhz for mode in modes]) / reference.cpu_mhz,
+            np.asarray([profile.executed_bits(run.point.bits) for run in runs]),
+            *_moved(profile, runs),
+        )
+
+    def energy_mj(self, energy: EnergyCoefficients) -> Vector:
+        """Return the energy of each run."""
+        per_mac = np.asarray([energy.pj_per_mac[int(bits)] for bits in self.bits])
+        dynamic = (
+            energy.busy_w * self.time_ms
+            + per_mac * self.giga_macs
+            + energy.pj_per_weight_byte * self.giga_bytes
+        )
+        return np.asarray(
+            self.idle_w * (self.time_ms + self.host_ms)
+            + energy.host_w * self.host_ms * self.cpu**HOST_EXPONENT
+            + dynamic * self.gpu**energy.clock_exponent
+        )
 
 
 def _moved(profile: DeviceProfile, runs: Sequence[_Run]) -> tuple[Vector, Vector]:

@@ -36,11 +36,10 @@ _SPREAD = {
     "tile_channels": 0.7, "bandwidth_gbs": 0.2, "rate": 0.3,
 }  # fmt: skip
 """Standard deviation of the prior of the logarithm of each coefficient."""
-_TRAFFIC_PRIOR = {"activation": (0.5, 0.3), "concat": (0.3, 0.5)}
+_TRAFFIC_PRIOR = {"activation": (0.5, 0.3), "concat": (0.3, 0.5), "decode": (2.5, 0.5)}
 """Mean and log standard deviation of the traffic shares that are fitted."""
 _FIXED_TRAFFIC = {
-    "pool": 1.0, "resize": 1.0, "copy": 1.0, "add": 0.5, "softmax": 1.0, "decode": 1.0,
-    "unknown": 1.0,
+    "pool": 1.0, "resize": 1.0, "copy": 1.0, "add": 0.5, "softmax": 1.0, "unknown": 1.0,
 }  # fmt: skip
 """An addition is done by the convolution before it: of its two passes only a read remains."""
 COEFFICIENTS = tuple(item.name for item in fields(Coefficients))

@@ -43,18 +43,24 @@ def measured_network(
 
 
 def at_size(workload: Workload, rows: int, columns: int) -> Workload:
-    """Return a fully convolutional network at another input size; maps of one pixel stay."""
+    """Return a fully convolutional network at another input size.
+
+    Single pixels stay; a map that was flattened to one column (attention) grows with the area.
+    """
     _, old_rows, old_columns = workload.input_shape
 
-    def scaled(size: int, new: int, old: int) -> int:
-        return size if size == 1 else -(-size * new // old)
+    def scaled(height: int, width: int) -> tuple[int, int]:
+        if height == width == 1:
+            return 1, 1
+        if width == 1:
+            return -(-height * rows * columns // (old_rows * old_columns)), 1
+        return -(-height * rows // old_rows), -(-width * columns // old_columns)
 
     def at(layer: ConvShape | OtherOp) -> ConvShape | OtherOp:
-        out_h = scaled(layer.out_h, rows, old_rows)
-        out_w = scaled(layer.out_w, columns, old_columns)
+        out_h, out_w = scaled(layer.out_h, layer.out_w)
         if isinstance(layer, ConvShape):
             return replace(layer, out_h=out_h, out_w=out_w)
-        in_h, in_w = scaled(layer.in_h, rows, old_rows), scaled(layer.in_w, columns, old_columns)
+        in_h, in_w = scaled(layer.in_h, layer.in_w)
         return replace(layer, in_h=in_h, in_w=in_w, out_h=out_h, out_w=out_w)
 
     layers = tuple(at(layer) for layer in workload.layers)

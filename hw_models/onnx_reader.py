@@ -1,7 +1,8 @@
 """Read any ONNX file into a `Workload`, fused the way an inference engine fuses it.
 
 Convolutions, Gemm and MatMul become `ConvShape`s with batch norm, bias and ReLU folded in;
-neighbouring elementwise ops become one pass over memory; reshapes and constants cost nothing.
+neighbouring elementwise ops become one pass over memory; reshapes and constants cost nothing; what
+makes boxes and scores of a head's maps is one `decode` op a map (see onnx_decoding.py).
 Convolutions between QuantizeLinear/DequantizeLinear pairs are read as INT8. Ops that are not known
 are costed by the bytes they move and named in a warning.
 """
@@ -18,6 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from hw_models.errors import InputError
+from hw_models.onnx_decoding import PRODUCTS, Decoding, find_decoding
 from hw_models.workload import ConvShape, OpKind, OtherOp, Workload, with_siblings
 
 Shape: TypeAlias = tuple[int, ...]
@@ -49,12 +51,14 @@ _MOVES: dict[str, OpKind] = {
     "ScatterND": "copy", "GatherND": "copy",
     "Softmax": "softmax", "LogSoftmax": "softmax", "LayerNormalization": "softmax",
     "InstanceNormalization": "softmax", "GroupNormalization": "softmax",
-    "TopK": "softmax", "ArgMax": "softmax", "NonMaxSuppression": "decode",
+    "TopK": "softmax", "ArgMax": "softmax",
 }  # fmt: skip
 _MAX_FOLDED = 1024
 """Elements up to which a constant is worth evaluating: it may be a shape."""
 _GRIDS = {"QuantizeLinear", "DequantizeLinear"}
-_PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+_SELECTIONS = {"TopK", "ArgMax", "Gather", "GatherElements", "GatherND", "ScatterND"}
+"""What picks detections out of the decoded ones: no part of decoding any more."""
+_DECODING = (_FREE | _POINTWISE | set(_MOVES)) - _SELECTIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,21 +298,23 @@ class _Reader:
         self._index(graph)
         image = self._need(_real_inputs(graph)[0].name)
         self.batch = max(1, image[0]) if image else 1
+        decoding = find_decoding(graph, _DECODING, self.constants, self.shapes)
         groups = self._pointwise_groups(graph)
         done: set[int] = set()
-        for node in graph.node:
-            if all(name in self.constants for name in node.output):
+        for index, node in enumerate(graph.node):
+            if index in decoding.nodes or all(name in self.constants for name in node.output):
                 continue
             if node.op_type in _POINTWISE:
                 group = groups[id(node)]
                 if id(group[-1]) == id(node) and id(group) not in done:
                     done.add(id(group))
                     self._pointwise(group)
-            elif node.op_type in _PRODUCTS:
+            elif node.op_type in PRODUCTS:
                 self.read_by[len(self.layers)] = self._origin(node.input[0])
                 self.layers.append(self._product(node))
             elif node.op_type not in _FREE:
                 self._move(node)
+        self._decode(decoding)
         self._warn_unknown(graph)
         reads = [self.read_by.get(index, "") for index in range(len(self.layers))]
         layers = with_siblings(self.layers, reads)
@@ -319,6 +325,22 @@ class _Reader:
             quantized and self.bits > 8,
             tuple(self.warnings),
         )
+
+    def _decode(self, decoding: Decoding) -> None:
+        """Add one op for each size of the head's maps."""
+        channels: dict[tuple[int, int], int] = defaultdict(int)
+        for name in decoding.maps:
+            count, rows, columns = self._image(name)
+            channels[rows, columns] += count
+        values = sum(self._elements(name) for name in decoding.results) // self.batch
+        for rows, columns in sorted(channels, reverse=True):
+            made = values // sum(map(math.prod, channels))
+            self.layers.append(
+                OtherOp(
+                    f"decode{rows}x{columns}", "decode", channels[rows, columns], made,
+                    rows, columns, rows, columns, self.bits,
+                )
+            )  # fmt: skip
 
     def _origin(self, name: str) -> str:
         """Return the tensor behind reshapes and quantise/dequantise pairs."""
@@ -414,7 +436,7 @@ class _Reader:
         node = self.producer.get(name)
         while node is not None and node.op_type in _FREE and node.input:
             node = self.producer.get(node.input[0])
-        return node is not None and node.op_type in _PRODUCTS
+        return node is not None and node.op_type in PRODUCTS
 
     def _move(self, node: Any) -> None:
         kind: OpKind = _MOVES.get(node.op_type, "unknown")
@@ -526,7 +548,7 @@ class _Reader:
         return shape[0], shape[1], math.prod(shape[2:])
 
     def _warn_unknown(self, graph: Any) -> None:
-        known = _FREE | _POINTWISE | _PRODUCTS | set(_MOVES)
+        known = _FREE | _POINTWISE | PRODUCTS | set(_MOVES)
         unknown: dict[str, int] = defaultdict(int)
         for node in graph.node:
             if node.op_type not in known and node.output[0] not in self.constants:

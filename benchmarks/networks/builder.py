@@ -149,6 +149,10 @@ class Net:
         """Enlarge."""
         return self.op("resize", x, Tensor(x.channels, x.rows * factor, x.columns * factor))
 
+    def decode(self, x: Tensor, channels: int) -> None:
+        """Turn a head's map into boxes and scores, `channels` values a pixel."""
+        self.op("decode", x, x._replace(channels=channels))
+
     def workload(self, image: Tensor) -> Workload:
         """Return what was written down."""
         layers = with_siblings(self.layers, self.sources)

@@ -15,7 +15,7 @@ _OUTPUTS = 255
 
 
 def _head(net: Net, x: Tensor, channels: int) -> None:
-    net.conv(net.conv(x, channels, 3), _OUTPUTS, 1, activation="none")
+    net.decode(net.conv(net.conv(x, channels, 3), _OUTPUTS, 1, activation="none"), _OUTPUTS)
 
 
 def _neck5(net: Net, x: Tensor, channels: int) -> Tensor:

@@ -12,7 +12,10 @@ from hw_models.workload import Workload
 
 
 def ssd_mobilenet_v1(rows: int, columns: int) -> Workload:
-    """SSD-MobileNet-v1 with its box and class predictors; suppression is not included."""
+    """SSD-MobileNet-v1 with its box and class predictors.
+
+    Suppression is not included; MLPerf's plugin for it reads the predictors' maps as they are.
+    """
     net = Net()
     image = Tensor(3, rows, columns)
     steps = mobilenet_v1_body(net, image, 1.0)

@@ -13,15 +13,14 @@ from benchmarks.networks.builder import Net, Tensor
 from hw_models.workload import Workload
 
 _OUTPUTS = 255
+"""3 anchors x (4 box sides + objectness + 80 classes)."""
 
 
-def _decode(net: Net, heads: Sequence[Tensor], outputs: int) -> None:
-    """Anchor decode: transpose, sigmoid and scale every prediction, then join the levels."""
-    joined = Tensor(outputs, sum(head.rows * head.columns for head in heads), 1)
-    for head in heads:
-        net.op("copy", head, head)
-        net.op("activation", head, head)
-    net.op("concat", joined, joined)
+def _heads(net: Net, maps: Sequence[Tensor], *, decode: bool = True) -> None:
+    """Predict with anchors on every map."""
+    heads = [net.conv(x, _OUTPUTS, 1, activation="none") for x in maps]
+    for head in heads if decode else ():
+        net.decode(head, _OUTPUTS)
 
 
 def yolov5(rows: int, columns: int, depth: float, width: float, *, decode: bool = True) -> Workload:
@@ -58,9 +57,7 @@ def yolov5(rows: int, columns: int, depth: float, width: float, *, decode: bool 
         x = net.concat(net.conv(x, c(channels) // 2, 3, 2), lateral)
         x = c3(x, c(channels), 3, False)
         outputs.append(x)
-    heads = [net.conv(x, _OUTPUTS, 1, activation="none") for x in outputs]
-    if decode:
-        _decode(net, heads, 85)
+    _heads(net, outputs, decode=decode)
     return net.workload(image)
 
 
@@ -104,11 +101,7 @@ def yolov7(rows: int, columns: int) -> Workload:
     n3 = elan_h(net.concat(net.conv(c3, 128, 1), up), 128)
     n4 = elan_h(down(n3, 128, p4), 256)
     n5 = elan_h(down(n4, 256, p5), 512)
-    heads = [
-        net.conv(net.conv(x, 2 * x.channels, 3), _OUTPUTS, 1, activation="none")
-        for x in (n3, n4, n5)
-    ]
-    _decode(net, heads, 85)
+    _heads(net, [net.conv(x, 2 * x.channels, 3) for x in (n3, n4, n5)])
     return net.workload(image)
 
 
@@ -133,11 +126,7 @@ def yolov7_tiny(rows: int, columns: int) -> Workload:
     n3 = elan(net.concat(net.conv(c3, 64, 1), net.upsample(net.conv(p4, 64, 1))), 32, 64)
     n4 = elan(net.concat(net.conv(n3, 128, 3, 2), p4), 64, 128)
     n5 = elan(net.concat(net.conv(n4, 256, 3, 2), p5), 128, 256)
-    heads = [
-        net.conv(net.conv(x, 2 * x.channels, 3), _OUTPUTS, 1, activation="none")
-        for x in (n3, n4, n5)
-    ]
-    _decode(net, heads, 85)
+    _heads(net, [net.conv(x, 2 * x.channels, 3) for x in (n3, n4, n5)])
     return net.workload(image)
 
 
@@ -183,7 +172,6 @@ def yolox(
     for channels, lateral in ((256, laterals[1]), (512, laterals[0])):
         x = csp(net.concat(conv3(x, c(channels), 2), lateral), 2 * c(channels), 3, False)
         outputs.append(x)
-    heads = []
     for x in outputs:
         stem = net.conv(x, c(256), 1)
         classes = conv3(conv3(stem, c(256)), c(256))
@@ -191,9 +179,5 @@ def yolox(
         net.conv(classes, 80, 1, activation="sigmoid")
         net.conv(boxes, 4, 1, activation="none")
         net.conv(boxes, 1, 1, activation="sigmoid")
-        head = Tensor(85, x.rows, x.columns)
-        heads.append(net.op("concat", head, head))
-    joined = Tensor(85, sum(head.rows * head.columns for head in heads), 1)
-    net.op("concat", joined, joined)
-    net.op("copy", joined, joined)
+        net.decode(x._replace(channels=85), 85)
     return net.workload(image)

@@ -33,7 +33,7 @@ def toy(**changes: object) -> DeviceProfile:
         pointwise_gmacs=1.0, matrix_gmacs=1.0, depthwise_gmacs=0.5, tile_channels=0.0,
         bandwidth_gbs=1.0, channel_step=8, pixel_step=1, map_step=1,
     )  # fmt: skip
-    energy = EnergyCoefficients("toy", {16: 10.0, 32: 20.0}, 100.0, 1.0, 1.0, 5.0, 0.0, 1.0)
+    energy = EnergyCoefficients("toy", {16: 10.0, 32: 20.0}, 100.0, 1.0, 1.0, 5.0, 0.0, 1.0, 4.0)
     profile = DeviceProfile(
         name="toy", description="", default_power_mode="FULL", reference_mode="FULL",
         power_modes={"FULL": PowerMode(1000, 1000, 1000, 2.0), "HALF": PowerMode(500, 250, 500, 1)},
@@ -141,7 +141,19 @@ def test_energy_adds_idle_busy_macs_and_weight_bytes() -> None:
 
 def test_host_energy_is_apart() -> None:
     model = CostModel(toy())
-    assert model.host_energy_mj(only(CONV)) == pytest.approx((5.0 + 800 * 1e-3) * 3.0 / 1e3)
+    host_ms = (5.0 + 800 * 1e-3) / 1e3
+    assert model.host_energy_mj(only(CONV)) == pytest.approx(host_ms * (2.0 + 4.0))
+    # Half the clock: an eighth of the host's power on top of what idles, twice the host's time.
+    half = CostModel(toy(), "HALF")
+    host_ms = (2 * 5.0 + 800 * 4e-3) / 1e3
+    assert half.host_energy_mj(only(CONV)) == pytest.approx(host_ms * (1.0 + 4.0 / 8))
+
+
+def test_decoding_takes_three_kernels_a_map() -> None:
+    numbers = replace(toy().coefficients[16], op_launch_us=7.0)
+    device = replace(toy(), coefficients={16: numbers, 32: numbers})
+    decode = OtherOp("o", "decode", 8, 8, 10, 10, 10, 10)
+    assert latency_us(device, decode) == pytest.approx(3 * 7 + 2 * 1600 / 1e3)
 
 
 def test_size_counts_bits_density_and_the_index_of_kept_weights() -> None:

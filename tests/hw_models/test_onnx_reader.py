@@ -274,3 +274,47 @@ def test_mutated_files_are_input_errors_or_readable(tmp_path: Path) -> None:
         except InputError:
             refused += 1
     assert 0 < refused < 400
+
+
+def _head(kind: str) -> tuple[list[onnx.NodeProto], list[TensorProto]]:
+    """Two maps of 8 and 4 rows with 6 channels each, joined behind `kind` of arithmetic."""
+    nodes = [conv("x", "big", "w", 2), conv("x", "small", "w", 4)]
+    weights = [weight("w", 6, 3, 1, 1), weight("half", 1)]
+    for name in ("big", "small"):
+        nodes += [
+            helper.make_node("Sigmoid", [name], [f"{name}.s"]),
+            helper.make_node("Mul", [f"{name}.s", "half"], [f"{name}.m"]),
+            helper.make_node("Reshape", [f"{name}.m", "flat"], [f"{name}.f"]),
+        ]
+    weights.append(numpy_helper.from_array(np.asarray([0, 6, -1], np.int64), "flat"))
+    joined = "y" if kind == "plain" else "all"
+    nodes.append(helper.make_node("Concat", ["big.f", "small.f"], [joined], axis=2))
+    if kind == "selected":
+        weights.append(numpy_helper.from_array(np.asarray([5], np.int64), "k"))
+        nodes.append(helper.make_node("TopK", ["all", "k"], ["y", "where"], axis=2))
+    return nodes, weights
+
+
+def test_decoding_is_one_op_a_map(tmp_path: Path) -> None:
+    nodes, weights = _head("plain")
+    network = read_onnx(save(tmp_path / "m.onnx", nodes, weights, [1, 3, 16, 16]))
+    assert network.workload.others == (
+        OtherOp("decode8x8", "decode", 6, 6, 8, 8, 8, 8, 16),
+        OtherOp("decode4x4", "decode", 6, 6, 4, 4, 4, 4, 16),
+    )
+
+
+def test_what_picks_detections_is_no_part_of_decoding(tmp_path: Path) -> None:
+    nodes, weights = _head("selected")
+    network = read_onnx(save(tmp_path / "m.onnx", nodes, weights, [1, 3, 16, 16]))
+    assert kinds(network) == ["conv", "conv", "softmax", "softmax", "decode", "decode"]
+
+
+def test_maps_of_one_size_are_not_decoded(tmp_path: Path) -> None:
+    nodes = [
+        conv("x", "a", "w1"), conv("x", "b", "w2"),
+        helper.make_node("Concat", ["a", "b"], ["y"], axis=1),
+    ]  # fmt: skip
+    weights = [weight("w1", 8, 4, 1, 1), weight("w2", 16, 4, 1, 1)]
+    network = read_onnx(save(tmp_path / "m.onnx", nodes, weights, [1, 4, 6, 6]))
+    assert kinds(network) == ["conv", "conv", "concat"]

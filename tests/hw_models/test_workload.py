@@ -86,3 +86,14 @@ def test_sizes_scale_and_single_pixels_stay() -> None:
 def test_an_unknown_network_is_an_input_error() -> None:
     with pytest.raises(InputError, match="No layer table of network 'resnet51'"):
         measured_network("resnet51", 224, 224)
+
+
+def test_flattened_maps_grow_with_the_area() -> None:
+    pixel = OtherOp("pixel", "pool", 8, 8, 20, 20, 1, 1)
+    tokens = OtherOp("tokens", "softmax", 400, 400, 400, 1, 400, 1)
+    network = Workload((pixel, tokens), input_shape=(3, 640, 640))
+    assert at_size(network, 320, 1280).others == (
+        OtherOp("pixel", "pool", 8, 8, 10, 40, 1, 1),
+        OtherOp("tokens", "softmax", 400, 400, 400, 1, 400, 1),
+    )
+    assert at_size(network, 320, 320).others[1].in_h == 100

@@ -17,10 +17,14 @@ from onnx import TensorProto, numpy_helper
 from PIL import Image
 from torch import Tensor
 
+from evaluators.demo import demo_detector
+from hw_models.cost import CostModel
+from hw_models.device import load_profile
 from hw_models.errors import InputError
+from hw_models.onnx_reader import read_onnx
 from spaces.compress import compress
 from spaces.export import OnnxDetector, export_onnx
-from spaces.groups import Network
+from spaces.groups import Network, analyse
 from spaces.model import Detector
 from spaces.quantization import ActivationScales, calibrate_activations, quantize
 from spaces.saliency.ranking import rank
@@ -299,3 +303,24 @@ def test_foreign_onnx_files_are_an_input_error(u_detector: Detector, tmp_path: P
     path.write_bytes(model.SerializeToString())
     with pytest.raises(InputError, match="KeyError: 'names'"):
         OnnxDetector(path)
+
+
+@pytest.mark.parametrize("imgsz", [320, 640])
+@pytest.mark.parametrize("model", ["u", "classic", "demo"])
+def test_an_exported_file_costs_what_the_search_says(
+    model: str, imgsz: int, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    named = None if model == "demo" else request.getfixturevalue(f"{model}_detector")
+    detector = named or demo_detector()
+    space = SearchSpace(analyse(detector, imgsz), [imgsz])
+    export_onnx(detector, imgsz, tmp_path / "model.onnx")
+    read = read_onnx(tmp_path / "model.onnx")
+    assert read.warnings == ()
+    for device in ("jetson-tx2", "jetson-xavier-nx"):
+        cost = CostModel(load_profile(device))
+        searched, predicted = (
+            cost.predict(work) for work in (space.workload(space.dense), read.workload)
+        )
+        assert predicted.latency_ms == pytest.approx(searched.latency_ms, rel=1e-3)
+        assert predicted.energy_mj == pytest.approx(searched.energy_mj, rel=1e-3, nan_ok=True)
+        assert predicted.macs == searched.macs
