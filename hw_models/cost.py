@@ -304,7 +304,7 @@ class Tables:
         )
         self._weight_byte_uj = dtype(energy.pj_per_weight_byte * dynamic / 1e6)
         host = mode.cpu_mhz / reference.cpu_mhz
-        self.host_w = mode.idle_w + energy.host_w * host**HOST_EXPONENT
+        self.host_w = float(mode.idle_w + energy.host_w * host**HOST_EXPONENT)
         self._host_us = energy.host_us / host
         self._host_us_per_image = energy.host_us_per_image / host
         self._host_us_per_value = energy.host_ns_per_value / emc / 1e3
