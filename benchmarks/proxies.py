@@ -9,7 +9,9 @@ monotone combination, fitted on half of the candidates of all kinds and tested o
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -23,7 +25,7 @@ from scipy.stats import spearmanr
 
 from evaluators.score import Score
 from search.actors import InProcessPool
-from search.explorer import Explorer, Floats, Genomes, Session
+from search.explorer import Explorer, Floats, Genomes, OutOfTime, Session
 from search.ledger import Ledger
 from search.problem import accuracy, prepare
 from search.proxies import Combination, proxies_of, rank_correlations
@@ -40,9 +42,12 @@ def main(
     imgsz: str = "320,256",
     target: str = "jetson-xavier-nx",
     pattern: Annotated[str, typer.Option(help="patterns, or none")] = "2ep,3ep",
+    additive: Annotated[bool, typer.Option(help="the additive loss, too: a whole sweep")] = True,
+    minutes: Annotated[float, typer.Option(help="evaluate no longer, and print")] = float("inf"),
     output: Annotated[Path, typer.Option(help="where the journal lies")] = Path("runs/proxies"),
 ) -> None:
-    """Score random candidates and print the table."""
+    """Score random candidates and print the table; run again, it goes on where it stopped."""
+    stop_at = time.monotonic() + 60 * minutes
     settings = read_settings(
         {
             "weights": weights,
@@ -61,14 +66,15 @@ def main(
     pool = InProcessPool(partial(cast("Any", problem.build), validation=validation))
     output.mkdir(parents=True, exist_ok=True)
     with Ledger(output / "journal.jsonl", f"{problem.protocol}-{images}") as ledger:
-        explorer = Explorer(problem, Session(ledger, pool, Progress(disable=True)), {})
-        losses = sweep(explorer)
+        session = Session(ledger, pool, Progress(disable=True), stop_at=stop_at)
+        explorer = Explorer(problem, session, {})
+        losses = sweep(explorer) if additive else None
         kinds, proxies, kept_N = scored(explorer, losses, count)
     print_table(kinds, proxies, kept_N)
 
 
 def scored(
-    explorer: Explorer, losses: list[Floats], count: int
+    explorer: Explorer, losses: list[Floats] | None, count: int
 ) -> tuple[list[str], dict[str, Floats], Floats]:
     """Return kind, proxies and share of the dense mAP (at the same size) of random candidates."""
     problem, session = explorer.problem, explorer.session
@@ -77,19 +83,19 @@ def scored(
         [accuracy(cast("Score", score)) for score in session.results(dense, rung, "dense")]
         for rung in ("subset", "full")
     )
-    kinds, genomes = zip(*candidates(explorer, count), strict=True)
-    todo = [problem.space.decode(genome) for genome in genomes]
-    cheap = session.results(todo, "subset", "random candidates")
-    final = session.results(todo, "full", "random candidates")
-    rows = [
-        (kind, genome, quick, result)
-        for kind, genome, quick, result in zip(kinds, genomes, cheap, final, strict=True)
-        if isinstance(quick, Score) and isinstance(result, Score)
-    ]
-    additive_N = np.array(
-        [sum(x[i] for x, i in zip(losses, genome, strict=True)) for _, genome, _, _ in rows]
-    )
-    proxies = proxies_of([quick for _, _, quick, _ in rows], additive_N)
+    rows = list[tuple[str, Genomes, Score, Score]]()
+    with suppress(OutOfTime):
+        for kind, genome in candidates(explorer, count):
+            todo = [problem.space.decode(genome)]
+            (quick,) = session.results(todo, "subset", "random candidates")
+            (result,) = session.results(todo, "full", "random candidates")
+            if isinstance(quick, Score) and isinstance(result, Score):
+                rows.append((kind, genome, quick, result))
+    proxies = proxies_of([quick for _, _, quick, _ in rows])
+    if losses is not None:
+        proxies["additive"] = np.array(
+            [sum(x[i] for x, i in zip(losses, genome, strict=True)) for _, genome, _, _ in rows]
+        )
     sizes = [problem.sizes.index(problem.space.decode(genome).imgsz) for _, genome, _, _ in rows]
     quick_N = np.array(
         [accuracy(row[2]) / subset_map[x] for row, x in zip(rows, sizes, strict=True)]
@@ -100,29 +106,31 @@ def scored(
 
 
 def candidates(explorer: Explorer, count: int) -> Iterator[tuple[str, Genomes]]:
-    """Yield (kind, genome): of one family of variables each, then of all."""
+    """Yield (kind, genome) by turns: of one family of variables each, and of all.
+
+    The last kind varies the input size, too, where there are several.
+    """
     random = np.random.default_rng(0)
     kinds = {name: explorer.family(name) for name in ("bits", "keep", "pattern")}
     kinds["mixed"] = explorer.family(*kinds)
-    for kind, columns in kinds.items():
-        if not columns:
-            continue
-        drawn_NV = sparse_random(count, explorer.upper_V[columns], random)
-        for levels in drawn_NV:
-            genome = explorer.dense_NV[0].copy()
-            genome[columns] = levels
-            yield kind, genome
     if len(explorer.dense_NV) > 1:
-        columns = kinds["mixed"]
-        for levels in sparse_random(count, explorer.upper_V[columns], random):
-            genome = explorer.dense_NV[random.integers(len(explorer.dense_NV))].copy()
-            genome[columns] = levels
-            yield "size, mixed", genome
+        kinds["size, mixed"] = kinds["mixed"]
+    drawn = {
+        kind: sparse_random(count, explorer.upper_V[columns], random)
+        for kind, columns in kinds.items()
+        if columns
+    }
+    for row in range(count):
+        for kind, levels_NV in drawn.items():
+            size = random.integers(len(explorer.dense_NV)) if kind.startswith("size") else 0
+            genome = explorer.dense_NV[size].copy()
+            genome[kinds[kind]] = levels_NV[row]
+            yield kind, genome
 
 
 def print_table(kinds: list[str], proxies: dict[str, Floats], kept_N: Floats) -> None:
     """Print Spearman's correlations by kind; the combination's on the half it was not fitted on."""
-    fitted = np.arange(len(kinds)) % 2 == 0
+    fitted = np.array([kinds[:row].count(kind) % 2 == 0 for row, kind in enumerate(kinds)])
     combination = Combination({k: v[fitted] for k, v in proxies.items()}, kept_N[fitted])
     predicted_N = combination.predict(proxies)
     table = Table("kind", "n", "mAP kept", *proxies, "together (unseen half)")
