@@ -24,6 +24,7 @@ from evaluators.score import Score
 from hw_models.cost import Cost, CostBatch, CostModel
 from hw_models.device import DeviceProfile, load_profile
 from hw_models.errors import InputError
+from search.envelope import on_envelope
 from search.feasibility import check_feasible
 from search.settings import Limits, Settings, resolve_limits
 from spaces.candidate import Candidate
@@ -137,13 +138,16 @@ def prepare(settings: Settings) -> Problem:
     imgsz = tuple(sorted(set(settings.imgsz or (detector.imgsz,)), reverse=True))
     network = analyse(detector, imgsz[0], ignore=settings.ignore)
     base = profile.baseline_bits
-    space = SearchSpace(
-        network,
-        imgsz,
-        levels=None if settings.prune == "none" else keep_levels(network, profile.granule),
-        bits=bit_options(network, useful_bits(profile, settings)),
-        baseline=(base, base),
-        patterns=_patterns(network, profile, settings),
+    space = on_envelope(
+        model,
+        SearchSpace(
+            network,
+            imgsz,
+            levels=None if settings.prune == "none" else keep_levels(network, profile.granule),
+            bits=bit_options(network, useful_bits(profile, settings)),
+            baseline=(base, base),
+            patterns=_patterns(network, profile, settings),
+        ),
     )
     criterion = "l2" if settings.prune == "none" else settings.prune
     build = partial(

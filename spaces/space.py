@@ -12,12 +12,13 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from hw_models.errors import InputError
 from hw_models.workload import Workload, WorkloadBatch
-from spaces.axis import Axis, Variable
+from spaces.axis import Axis, Option, Variable
 from spaces.candidate import Candidate, check_names
 from spaces.groups import Network
 from spaces.shapes import BASELINE_BITS, Bits, Shapes, workload_of
@@ -170,6 +171,25 @@ class SearchSpace:
                 raise InputError(
                     f"Patterns of layer {layer.name}: expected dense first, got {list(patterns)}."
                 )
+
+    def narrowed(self, options: Mapping[str, tuple[Any, ...]]) -> SearchSpace:
+        """Return the space with other options for some variables, given by their names."""
+
+        def of(axis: Axis[Option], prefix: str) -> dict[str, tuple[Option, ...]]:
+            return {
+                name: options.get(prefix + name, values)
+                for name, values in axis.options.items()
+                if name not in self.network.ignored
+            }
+
+        return SearchSpace(
+            self.network,
+            of(self._imgsz, "")["imgsz"],
+            of(self._keep, "keep:"),
+            of(self._bits, "bits:"),
+            self.baseline,
+            of(self._pattern, "pattern:"),
+        )
 
     @cached_property
     def variables(self) -> tuple[Variable, ...]:
