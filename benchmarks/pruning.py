@@ -7,15 +7,19 @@ The model is the classic YOLOv5n of COCO. Images to rank, fit and choose on are 
 * `choice`: -10 % and -20 % MACs at 320 px, how much of which group chosen by a mixed-integer
   program on what removing it alone does to the detections.
 * `sizes`: the dense model at smaller input sizes, the curve that pruning has to beat.
+
+Finished rows of `uniform` are kept in a file (`--rows`): a run that was stopped goes on, and a row
+is measured again when its line is deleted.
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +30,7 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import Tensor, nn
 
+from benchmarks.rows import Figures, kept_row
 from evaluators.batchnorm import match_moments, measure_moments
 from evaluators.dataset import Dataset, load_dataset
 from evaluators.dense import BATCH, as_input, for_inference
@@ -48,10 +53,11 @@ SIZES = (416, 384, 352, 320, 288, 256, 224)
 RANK_IMAGES = 64  # the first of the training images
 QUICK_IMAGES = 64  # batch norms and the parallel refit
 FIT_IMAGES = 128  # the sequential refit
-JUDGE_IMAGES = 48  # training images that nothing was ranked or fitted on
+JUDGE_IMAGES = 32  # training images that nothing was ranked or fitted on
 CUTS = (0.1, 0.2)  # of the MACs
 LEVELS = 8  # a group may lose eighths of its channels ...
 MOST_REMOVED = 4  # ... up to so many
+MEASURED_LEVELS = (1, 2, 4)  # of them are measured, the others lie between
 ROUNDS = 6  # of the choice: MACs are bilinear in the channels, the program is linear
 
 Kept = NDArray[np.bool_]
@@ -74,6 +80,11 @@ class Bench:
     def pictures(self, first: int, count: int) -> Tensor:
         """Return some training images as inputs."""
         return as_input(self._train_squares[first : first + count])
+
+    @cache  # noqa: B019 - there is one bench in a process
+    def ranking(self, criterion: str) -> Ranking:
+        """Rank the channels of all groups."""
+        return rank(self.detector, self.network, criterion, self.pictures(0, RANK_IMAGES))
 
     @cached_property
     def inputs(self) -> dict[str, Inputs]:
@@ -189,7 +200,9 @@ def load(shared: Path, images: int, imgsz: int) -> Bench:
     )
 
 
-def uniform(bench: Bench, criteria: Sequence[str], rates: Sequence[float]) -> Iterator[str]:
+def uniform(
+    bench: Bench, criteria: Sequence[str], rates: Sequence[float], rows: Path
+) -> Iterator[str]:
     """Remove the same share of every group; yield a line for each criterion and rate."""
     sizes = bench.network.sizes
     dense_macs = bench.macs(sizes[None])[0]
@@ -203,22 +216,31 @@ def uniform(bench: Bench, criteria: Sequence[str], rates: Sequence[float]) -> It
             f"{rate:.0%} of each group: {int((sizes - counts).sum())} of {int(sizes.sum())} "
             f"channels, {1 - bench.macs(counts[None])[0] / dense_macs:.1%} of the MACs"
         )
-    yield "criterion          seconds  rate  " + "  ".join(f"{name:>10}" for name in RESTORATIONS)
-    for criterion in criteria:
+    yield "criterion          rate  " + "  ".join(f"{name:>10}" for name in RESTORATIONS)
+    images = f"{len(bench.validation)} images"
+    for criterion, rate in itertools.product(criteria, rates):
+        row = f"uniform | {criterion} | {rate:.0%} | {images}"
+        figures = kept_row(rows, row, partial(_uniform_row, bench, criterion, rate))
+        cells = "  ".join(f"{figures[name]:10.1%}" for name in RESTORATIONS)
+        yield f"{criterion:18} {rate:4.0%}  {cells}"
+
+
+def _uniform_row(bench: Bench, criterion: str, rate: float) -> Figures:
+    """Return the retention with each restoration, and the seconds of ranking and of each."""
+    sizes = bench.network.sizes
+    candidate = bench.candidate(sizes - np.rint(rate * sizes).astype(np.int64))
+    start = time.perf_counter()
+    ranking = bench.ranking(criterion)
+    figures: Figures = {"ranked in s": time.perf_counter() - start}
+    for name in RESTORATIONS:
         start = time.perf_counter()
-        ranking = rank(bench.detector, bench.network, criterion, bench.pictures(0, RANK_IMAGES))
-        seconds = time.perf_counter() - start
-        for rate in rates:
-            candidate = bench.candidate(sizes - np.rint(rate * sizes).astype(np.int64))
-            kept = [
-                bench.map50_95(bench.pruned(candidate, ranking, name)) / bench.dense_map
-                for name in RESTORATIONS
-            ]
-            cells = "  ".join(f"{share:10.1%}" for share in kept)
-            yield f"{criterion:18} {seconds:7.1f}  {rate:4.0%}  {cells}"
+        net = bench.pruned(candidate, ranking, name)
+        figures[f"{name} in s"] = time.perf_counter() - start
+        figures[name] = bench.map50_95(net) / bench.dense_map
+    return figures
 
 
-def choice(bench: Bench, cuts: Sequence[float]) -> Iterator[str]:
+def choice(bench: Bench, cuts: Sequence[float], rows: Path) -> Iterator[str]:
     """Choose how much of which group to remove; yield a line for each cut and table of losses."""
     yield (
         f"choice, {bench.imgsz} px, dense mAP50-95 {bench.dense_map:.4f}; groups lose eighths of "
@@ -236,7 +258,7 @@ def choice(bench: Bench, cuts: Sequence[float]) -> Iterator[str]:
     )
     start = time.perf_counter()
     tables = {
-        "agreement": _disagreement(bench, ranking, counts_GL),
+        "agreement": _disagreement(bench, ranking, counts_GL, rows),
         "residual": _residual_losses(bench, scores, counts_GL),
     }
     tables["both"] = _between(tables["agreement"], tables["residual"])
@@ -262,22 +284,33 @@ def choice(bench: Bench, cuts: Sequence[float]) -> Iterator[str]:
 
 
 def _disagreement(
-    bench: Bench, ranking: Ranking, counts_GL: NDArray[np.int64]
+    bench: Bench, ranking: Ranking, counts_GL: NDArray[np.int64], rows: Path
 ) -> NDArray[np.float64]:
     """Measure -log(agreement) of each single choice [G, L] after the parallel refit.
 
     The logarithm adds up where shares multiply. More channels never cost more: what noise says
-    otherwise is raised to the loss of the level before.
+    otherwise is raised to the loss of the level before. Between measured levels it is linear.
     """
     loss_GL = np.zeros(counts_GL.shape)
-    for group, level in np.ndindex(*counts_GL.shape):
-        if level == 0:
-            continue
-        counts = bench.network.sizes.copy()
-        counts[group] = counts_GL[group, level]
-        net = bench.pruned(bench.candidate(counts), ranking, "refit")
-        loss_GL[group, level] = -np.log(max(bench.agreement(net), 1e-6))
+    for group, counts_L in enumerate(counts_GL):
+        name = bench.network.groups[group].name
+        row = f"choice | {name} | {bench.imgsz} px | {JUDGE_IMAGES} judges"
+        figures = kept_row(rows, row, partial(_group_losses, bench, ranking, group, counts_L))
+        known_L = [0.0, *figures["losses"]]
+        loss_GL[group] = np.interp(np.arange(len(counts_L)), [0, *MEASURED_LEVELS], known_L)
     return np.asarray(np.maximum.accumulate(loss_GL, axis=1))
+
+
+def _group_losses(
+    bench: Bench, ranking: Ranking, group: int, counts_L: NDArray[np.int64]
+) -> Figures:
+    losses = []
+    for level in MEASURED_LEVELS:
+        counts = bench.network.sizes.copy()
+        counts[group] = counts_L[level]
+        net = bench.pruned(bench.candidate(counts), ranking, "refit")
+        losses.append(-float(np.log(max(bench.agreement(net), 1e-6))))
+    return {"losses": losses}
 
 
 def _residual_losses(
@@ -364,6 +397,9 @@ def main(
     rates: Annotated[str, typer.Option(help="of the uniform section")] = "0.05,0.1,0.2",
     only: Annotated[str, typer.Option(help="sections")] = "uniform,choice,sizes",
     shared: Annotated[Path, typer.Option(help="the folder of real data")] = Path("../shared"),
+    rows: Annotated[Path, typer.Option(help="where finished rows are kept")] = Path(
+        "runs/benchmarks/pruning.jsonl"
+    ),
 ) -> None:
     """Measure and print."""
     if not (shared / "weights").is_dir():
@@ -374,8 +410,9 @@ def main(
             load(shared, images, UNIFORM_IMGSZ),
             criteria.split(","),
             [float(rate) for rate in rates.split(",")],
+            rows,
         ),
-        "choice": lambda: choice(load(shared, images, CHOICE_IMGSZ), CUTS),
+        "choice": lambda: choice(load(shared, images, CHOICE_IMGSZ), CUTS, rows),
         "sizes": lambda: sizes(shared, images),
     }
     for name, known in [(name, CRITERIA) for name in criteria.split(",")] + [

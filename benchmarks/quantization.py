@@ -10,6 +10,9 @@ of the float32 size. Parts:
     calibrators  every way to choose clips, plain rounding
     roundings    every rounding, alone and with the sequential refit
     grids        other grids and corrections, plain rounding
+
+Finished rows are kept in a file (`--rows`): a part that was stopped goes on, and a row is measured
+again when its line is deleted.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from benchmarks.rows import Figures, kept_row
 from evaluators.batchnorm import match_moments, measure_moments
 from evaluators.bit_table import extrapolated, measure_disagreement
 from evaluators.dataset import Dataset, load_dataset
@@ -135,12 +139,15 @@ class Bench:
         quantize(net, bits, self.mse_scales)
         return net
 
-    def reconstructed(self, bits: Bits, method: Method | None = None) -> nn.Module:
-        """Fit and round layer by layer."""
+    def reconstructed(
+        self, bits: Bits, method: Method | None = None, scales: ActivationScales | None = None
+    ) -> nn.Module:
+        """Fit and round layer by layer, with clips of least squared error if none are given."""
         net = self.dense()
         kept = np.ones(int(self.network.sizes.sum()) + 1, dtype=np.bool_)
         chosen = method or Method()
-        reconstruct(net, self.outputs, self.network, kept, bits, self.scales, method=chosen)
+        scales = scales or self.mse_scales
+        reconstruct(net, self.outputs, self.network, kept, bits, scales, method=chosen)
         return net
 
     def shape(self, layer: str) -> tuple[int, int]:
@@ -172,6 +179,13 @@ def uniform_rows(bench: Bench) -> Iterator[Row]:
         name, size = f"W{weight_bits}A{act_bits}", bench.size(bits)
         yield Row(f"{name}, plain MSE", partial(bench.plain, bits), size)
         yield Row(f"{name}, reconstructed", partial(bench.reconstructed, bits), size, wanted)
+        if act_bits < 16:
+            yield Row(f"{name}, reconstructed, auto clips", partial(by_evidence, bench, bits), size)
+
+
+def by_evidence(bench: Bench, bits: Bits) -> nn.Module:
+    """Fit and round layer by layer, the clips of activations chosen by evidence."""
+    return bench.reconstructed(bits, scales=bench.scales)
 
 
 def mixed_rows(bench: Bench) -> Iterator[Row]:
@@ -440,6 +454,9 @@ def main(
     shared: Annotated[Path, typer.Option(help="The folder of real weights and images.")] = Path(
         "../shared"
     ),
+    rows: Annotated[Path, typer.Option(help="Where finished rows are kept.")] = Path(
+        "runs/benchmarks/quantization.jsonl"
+    ),
 ) -> None:
     """Print retention, size and time of each row."""
     console = Console(width=100)
@@ -462,20 +479,28 @@ def main(
         f" {len(squares)} training images to choose on"
     )
     for part in parts or PARTS:
-        console.print(_measured(part, bench, console))
+        console.print(_measured(part, bench, rows, console))
 
 
-def _measured(part: str, bench: Bench, console: Console) -> Table:
+def _measured(part: str, bench: Bench, rows: Path, console: Console) -> Table:
     table = Table("", "size %", "retention %", "wanted %", "s", title=part, title_justify="left")
+    images = f"{len(bench.validation)} + {len(bench.calibration_images)} images"
     for row in PARTS[part](bench):
-        start = time.perf_counter()
-        net = row.make()
-        seconds = time.perf_counter() - start
-        retention = 100 * bench.measure(net) / bench.dense_map
+        figures = kept_row(rows, f"{part} | {row.name} | {images}", partial(_figures, row, bench))
+        retention = figures["retention"]
         wanted = "" if row.wanted is None else f">= {row.wanted:g}"
-        table.add_row(row.name, f"{row.size:.1f}", f"{retention:.1f}", wanted, f"{seconds:.0f}")
+        seconds = f"{figures['seconds']:.0f}"
+        table.add_row(row.name, f"{row.size:.1f}", f"{retention:.1f}", wanted, seconds)
         console.print(f"[dim]{row.name}: {retention:.1f} %", highlight=False)
     return table
+
+
+def _figures(row: Row, bench: Bench) -> Figures:
+    start = time.perf_counter()
+    net = row.make()
+    seconds = time.perf_counter() - start
+    retention = 100 * bench.measure(net) / bench.dense_map
+    return {"size": row.size, "retention": retention, "seconds": seconds}
 
 
 if __name__ == "__main__":
