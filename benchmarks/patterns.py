@@ -6,15 +6,17 @@ nothing). Four tables: what is stored; what accuracy is kept without fine-tuning
 the published figures of R-TOSS (arXiv 2303.02191), which are those of fine-tuned networks.
 
 The model is the classic YOLOv5n of COCO at 416 px, the images the validation images of
-../shared/coco; those that weights are fitted on are its training images.
+../shared/coco; those that weights are fitted on are its training images. Finished rows are kept in
+a file (`--rows`); a row is measured again when its line is deleted.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -26,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from benchmarks.rows import Figures, kept_row
 from evaluators.dataset import Dataset, load_dataset
 from evaluators.dense import as_input, for_inference
 from evaluators.detection import detect, score_detections
@@ -47,6 +50,9 @@ CALIBRATION_IMAGES = 64
 BATCH = 8
 PATTERNS = ("3ep", "2ep", "2:4", "unstructured-0.3", "block-0.5", "kernel-0.5")
 ENTRIES = ("3ep", "2ep")
+PRECISIONS: tuple[Precision, ...] = ("float32", "float16")
+Fit = Literal["none", "at once", "in turn"]
+FITS: tuple[Fit, ...] = ("none", "at once", "in turn")
 PUBLISHED = (  # pattern, network, compression, speed-up, energy saved
     ("3ep", "YOLOv5s", "–", "2.12x", "–"),
     ("2ep", "YOLOv5s", "4.4x", "2.15x", "57.01 %"),
@@ -54,15 +60,24 @@ PUBLISHED = (  # pattern, network, compression, speed-up, energy saved
 )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(eq=False)
 class Bench:
     """The model, and what is measured on it once."""
 
     detector: Detector
     network: Network
     validation: Dataset
-    inputs: Mapping[str, Inputs]
-    outputs: DenseOutputs
+    pictures: Tensor
+
+    @cached_property
+    def inputs(self) -> Mapping[str, Inputs]:
+        """What the dense convolutions read."""
+        return measure_inputs(self.detector.net, self.network, self.pictures)
+
+    @cached_property
+    def outputs(self) -> DenseOutputs:
+        """What they write."""
+        return measure_outputs(self.detector.net, self.network, self.pictures)
 
     @property
     def everything(self) -> NDArray[np.bool_]:
@@ -77,7 +92,7 @@ class Bench:
             if layer.groups == 1 and parse_pattern(name).fits(layer.kernel)
         }
 
-    def sparse(self, name: str, how: Literal["none", "at once", "in turn"]) -> nn.Module:
+    def sparse(self, name: str, how: Fit) -> nn.Module:
         """Return the network with a pattern, its other weights making up for it or not."""
         net = copy.deepcopy(self.detector.net)
         named = self.patterns(name)
@@ -105,13 +120,11 @@ def load(shared: Path, images: int) -> Bench:
     network = analyse(detector, IMGSZ)
     validation = load_dataset(str(shared / "coco" / "coco.yaml"), "val")
     train = load_dataset(str(shared / "coco" / "coco.yaml"), "train").subset(CALIBRATION_IMAGES)
-    pictures = as_input(train.squares(IMGSZ))
     return Bench(
         detector,
         network,
         validation.subset(images) if images else validation,
-        measure_inputs(detector.net, network, pictures),
-        measure_outputs(detector.net, network, pictures),
+        as_input(train.squares(IMGSZ)),
     )
 
 
@@ -136,36 +149,49 @@ def price(network: Network, patterns: Mapping[str, str], target: str, imgsz: int
     return CostModel(load_profile(target)).predict(space.workload(candidate))
 
 
-def storage_and_accuracy(bench: Bench, console: Console) -> None:
+def storage_and_accuracy(bench: Bench, names: Sequence[str], rows: Path, console: Console) -> None:
     """Print what is stored and what accuracy is kept."""
-    dense = bench.map50_95(bench.detector.net)
+    images = f"{len(bench.validation)} images"
+    dense = kept_row(
+        rows, f"dense | {images}", lambda: {"map50_95": bench.map50_95(bench.detector.net)}
+    )["map50_95"]
     headers = ["pattern", "sparsity", "x smaller, FP32", "x smaller, FP16", "MB, FP16"]
     headers += ["kept: largest weights", "fitted at once", "fitted in turn", "s"]
     table = Table(
         *headers,
-        title=f"classic YOLOv5n, {IMGSZ} px, {len(bench.validation)} images, dense mAP50-95 "
-        f"{dense:.4f}; share of it that is kept, no fine-tuning",
+        title=f"classic YOLOv5n, {IMGSZ} px, {images}, dense mAP50-95 {dense:.4f}; share of it "
+        f"that is kept, no fine-tuning",
     )
-    for name in PATTERNS:
-        kept = [bench.map50_95(bench.sparse(name, how)) / dense for how in ("none", "at once")]
-        start = time.perf_counter()
-        net = bench.sparse(name, "in turn")
-        seconds = time.perf_counter() - start
-        kept.append(bench.map50_95(net) / dense)
-        weights = [net.get_submodule(layer.name).get_parameter("weight").detach() for layer in
-                   bench.network.layers]  # fmt: skip
-        zeros = sum(int((weight == 0).sum()) for weight in weights)
-        sizes = [stored_bytes(net, bench, name, precision) for precision in ("float32", "float16")]
-        whole = [stored_bytes(net, bench, "dense", p) for p in ("float32", "float16")]
+    for name in names:
+        row = kept_row(rows, f"{name} | {images}", partial(_figures, bench, name))
         table.add_row(
             name,
-            f"{zeros / sum(weight.numel() for weight in weights):.1%}",
-            *(f"{all_ / size:.2f}" for all_, size in zip(whole, sizes, strict=True)),
-            f"{sizes[1] / 1e6:.2f}",
-            *(f"{share:.1%}" for share in kept),
-            f"{seconds:.0f}",
+            f"{row['sparsity']:.1%}",
+            *(f"{row[f'x {precision}']:.2f}" for precision in PRECISIONS),
+            f"{row['bytes float16'] / 1e6:.2f}",
+            *(f"{row[how] / dense:.1%}" for how in FITS),
+            f"{row['seconds']:.0f}",
         )
     console.print(table)
+
+
+def _figures(bench: Bench, name: str) -> Figures:
+    figures: Figures = {how: bench.map50_95(bench.sparse(name, how)) for how in FITS[:2]}
+    start = time.perf_counter()
+    net = bench.sparse(name, "in turn")
+    figures["seconds"] = time.perf_counter() - start
+    figures["in turn"] = bench.map50_95(net)
+    weights = [
+        net.get_submodule(layer.name).get_parameter("weight").detach()
+        for layer in bench.network.layers
+    ]
+    zeros = sum(int((weight == 0).sum()) for weight in weights)
+    figures["sparsity"] = zeros / sum(weight.numel() for weight in weights)
+    for precision in PRECISIONS:
+        size = stored_bytes(net, bench, name, precision)
+        figures[f"bytes {precision}"] = size
+        figures[f"x {precision}"] = stored_bytes(net, bench, "dense", precision) / size
+    return figures
 
 
 def predictions(bench: Bench, console: Console) -> None:
@@ -206,7 +232,11 @@ def predictions(bench: Bench, console: Console) -> None:
 
 def main(
     images: Annotated[int, typer.Option(help="validation images; 0: all")] = 0,
+    names: Annotated[str, typer.Option(help="patterns")] = ",".join(PATTERNS),
     shared: Annotated[Path, typer.Option(help="the folder of real data")] = Path("../shared"),
+    rows: Annotated[Path, typer.Option(help="where finished rows are kept")] = Path(
+        "runs/benchmarks/patterns.jsonl"
+    ),
 ) -> None:
     """Measure and print."""
     if not (shared / "weights").is_dir():
@@ -215,7 +245,7 @@ def main(
     console = Console()
     bench = load(shared, images)
     predictions(bench, console)
-    storage_and_accuracy(bench, console)
+    storage_and_accuracy(bench, names.split(","), rows, console)
 
 
 if __name__ == "__main__":
