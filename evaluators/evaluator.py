@@ -12,9 +12,12 @@ A compressed network loses accuracy that needs no training to come back. The che
 quickly, all layers at once from dense statistics; the full rung, like an exported file, takes
 seconds to reconstruct one layer after the other (`evaluators.reconstruct`).
 
-Distortion and agreement always are those of the first `PROXY_IMAGES`. What is kept between calls
-depends only on the parts an evaluator was made of: a candidate's score is the same whatever was
-evaluated before, and in whichever actor.
+A network whose detections vanish is known by its first batch: the subset rung stops there, and the
+score names the first broken layer (`evaluators.collapse`).
+
+Distortion and agreement always are those of the first `PROXY_IMAGES` or fewer. What is kept between
+calls depends only on the parts an evaluator was made of: a candidate's score is the same whatever
+was evaluated before, and in whichever actor.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +36,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from evaluators.batchnorm import match_moments
+from evaluators.collapse import Collapse, find_collapse
 from evaluators.dataset import Dataset
 from evaluators.dense import DenseAtSize, for_inference
 from evaluators.detection import detect, score_detections
@@ -54,6 +59,8 @@ PROXY_IMAGES = 16
 SUBSET_IMAGES = 32
 EXPLODED_SHARE = 0.5  # of anchors that see something: a detector that cries at every place
 EXPLODED_SCORE = 0.25
+VANISHED = 0.02  # agreement on the first batch below which a collapse is looked for
+COLLAPSE_IMAGES = 4
 
 LayerBits = Mapping[str, tuple[int, int]]
 """(weight_bits, act_bits) by layer."""
@@ -120,7 +127,8 @@ class Evaluator:
         start = time.perf_counter()
         try:
             net = for_inference(self.build(candidate, rung).net)
-            score = self._score(net, candidate.imgsz, rung)
+            diagnose = partial(self._collapse, net, candidate)
+            score = self._score(net, candidate.imgsz, rung, diagnose)
         except _Unusable as unusable:
             return unusable.failed
         return replace(score, seconds=time.perf_counter() - start)
@@ -218,11 +226,19 @@ class Evaluator:
             )
         return self._dense[imgsz]
 
-    def _score(self, forward: Forward, imgsz: int, rung: str) -> Score:
+    def _score(
+        self,
+        forward: Forward,
+        imgsz: int,
+        rung: str,
+        diagnose: Callable[[], Collapse | None] = lambda: None,
+    ) -> Score:
+        """Score what a network sees; on the subset rung, stop where it has collapsed."""
         dense, data = self._at(imgsz), self._rungs[rung]
         references = iter(dense.references)
         detections: list[Tensor] = []
         distances: list[tuple[int, float, float]] = []
+        collapse = None
         for output in _outputs(forward, dense.batches(len(data))):
             found = detect(output)
             detections += found
@@ -230,6 +246,11 @@ class Evaluator:
                 distances.append(
                     (len(found), distortion(output, expected), agreement(found, expected))
                 )
+            if rung == "subset" and len(distances) == 1 and distances[0][2] < VANISHED:
+                collapse = diagnose()
+                if collapse is not None:
+                    data = data.subset(len(detections))
+                    break
         accuracy = None if rung == "proxy" else score_detections(detections, data, imgsz)
         images = sum(count for count, _, _ in distances)
         return Score(
@@ -240,7 +261,14 @@ class Evaluator:
             images=len(data),
             rung=rung,
             resampled=() if accuracy is None else tuple(round(x, 4) for x in accuracy.resampled),
+            broken_layer=None if collapse is None else collapse.layer,
         )
+
+    def _collapse(self, net: nn.Module, candidate: Candidate) -> Collapse | None:
+        images = next(self._at(candidate.imgsz).batches(COLLAPSE_IMAGES))
+        kept = kept_channels(self._network, candidate, self._ranking)
+        with _running_a_model():
+            return find_collapse(net, self._detector.net, self._network, kept, images)
 
 
 def _by_refit(dense: DenseAtSize, net: nn.Module, kept: NDArray[np.bool_]) -> None:

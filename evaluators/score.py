@@ -27,6 +27,8 @@ class Score:
         seconds: Wall time of the evaluation; not compared.
         resampled: map50_95 on resampled images, the same resamples for every model; empty where it
             is not known.
+        broken_layer: Where the detections vanished, the first layer that is broken; then the other
+            images were not looked at. None for a network that sees something.
     """
 
     map50_95: float | None
@@ -37,6 +39,7 @@ class Score:
     rung: str
     seconds: float = field(default=0.0, compare=False)
     resampled: tuple[float, ...] = ()
+    broken_layer: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("map50_95", "map50", "distortion", "agreement", "seconds"):

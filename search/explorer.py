@@ -68,6 +68,7 @@ class Session:
         busy_s: Wall time that they took, of all actors together.
         hypervolume: Of the front so far, see `Explorer.hypervolume`.
         best: Best mAP50-95 so far for each latency budget.
+        collapses: How many candidates saw nothing any more, by the first layer that is broken.
     """
 
     ledger: Ledger
@@ -81,6 +82,7 @@ class Session:
     busy_s: float = 0.0
     hypervolume: float = 0.0
     best: dict[str, float] = field(default_factory=dict)
+    collapses: Counter[str] = field(default_factory=Counter)
 
     def results(self, candidates: Sequence[Candidate], rung: str, title: str) -> list[Result]:
         """Return the results of candidates at a rung, in their order; nothing is evaluated twice.
@@ -129,6 +131,8 @@ class Session:
             if isinstance(outcome.result, Failed):
                 self.failures[outcome.result.kind] += 1
                 log.info("failed: %s", outcome.result.message)
+            elif outcome.result.broken_layer is not None:
+                self.collapses[outcome.result.broken_layer] += 1
         self.progress.remove_task(bar)
 
 

@@ -44,6 +44,13 @@ def explore(problem: Problem, session: Session, points: dict[str, Point]) -> Non
         METHODS[problem.settings.method](explorer)
     except Stop as reason:
         log.info("%s after %d candidates", reason, len(explorer.scored))
+    if session.collapses:
+        layers = ", ".join(f"{name} {count}" for name, count in session.collapses.most_common(5))
+        log.info(
+            "%d candidates saw nothing any more; the first broken layers: %s",
+            session.collapses.total(),
+            layers,
+        )
     if points:
         log_proxies(problem, list(points.values()))
 

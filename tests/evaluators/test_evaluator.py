@@ -160,6 +160,18 @@ def test_no_detections_are_a_score(damaged: tuple[Evaluator, torch.nn.Module]) -
     assert (result.map50_95, result.map50) == (0.0, 0.0)
 
 
+def test_a_network_that_sees_nothing_is_known_early(parts: tuple[Detector, Network]) -> None:
+    blind = Candidate(SIZE, pruned(parts[1], 0.1).kept)
+    score = make(parts).evaluate(blind, "subset")
+    assert isinstance(score, Score)
+    assert (score.agreement, score.images) == (0.0, 8)
+    assert score.map50_95 < 1e-3
+    assert score.broken_layer in {layer.name for layer in parts[1].layers}
+    full = make(parts, 20).evaluate(blind, "full")  # may be better: it is reconstructed
+    assert isinstance(full, Score)
+    assert (full.images, full.broken_layer) == (20, None)
+
+
 def raising(error: Exception) -> object:
     def hook(*_: object) -> None:
         raise error
