@@ -12,7 +12,13 @@ from torch import Tensor
 from spaces.quantization.calibrators import weight_scales
 from spaces.quantization.grid import QUANTIZED_BITS, steps_on_grid
 from spaces.quantization.rounding import ROUNDINGS, Rounding, gptq, layer_error, nearest, obq
-from spaces.quantization.rounding.auto import auto, auto_below_8, candidate_grids, fixed
+from spaces.quantization.rounding.auto import (
+    auto,
+    auto_below_8,
+    candidate_grids,
+    fixed,
+    stretched,
+)
 from spaces.quantization.rounding.gptq import DAMPING, damped, inverse_factor
 
 ALL_BITS = list(QUANTIZED_BITS)
@@ -172,6 +178,18 @@ class TestAuto:
         for grid in candidate_grids(weight, bits):
             other = layer_error(weight, gptq(weight, hessian, grid, bits), damped(hessian))
             assert (found <= 1.001 * other).all()
+
+    @pytest.mark.parametrize("bits", [2, 4])
+    def test_the_best_step_for_the_integers_of_a_row(self, bits: int) -> None:
+        weight, hessian = layer(10, 40)
+        steps = 1.3 * steps_of(weight, bits)
+        before = gptq(weight, hessian, steps, bits)
+        before[0] = 0.0
+        after, better = stretched(weight, before, hessian, steps)
+        assert torch.allclose(after / better[:, None], before / steps[:, None], atol=1e-4)
+        costs = [layer_error(weight, after * gain, damped(hessian)) for gain in (1.0, 0.99, 1.01)]
+        assert (costs[0][1:] < torch.minimum(costs[1], costs[2])[1:]).all()
+        assert torch.equal(after[0], before[0])
 
     def test_only_8_bits_are_rounded_to_nearest_to_save_time(self) -> None:
         weight, hessian = layer(10, 40)
