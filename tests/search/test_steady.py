@@ -16,7 +16,7 @@ from search.ledger import Ledger, Outcome, Task
 from search.methods import METHODS
 from search.problem import Problem
 from search.steady import evolve
-from tests.search.toys import FormulaPool, additive, all_genomes, toy_problem
+from tests.search.toys import FormulaPool, MemoryLedger, additive, all_genomes, toy_problem
 
 BUDGETS = ("85%", "92%")
 
@@ -101,6 +101,21 @@ def test_a_stopped_run_uses_all_it_knew(tmp_path: Path, seed: int) -> None:
     resumed, asks = run(problem, pool_of(problem, kind, **given), journal)
     assert journal.read_bytes().splitlines(keepends=True)[:kept] == lines[:kept]
     assert len(resumed.points) == len(asks) == problem.settings.evals  # no result lies unused
+
+
+def test_chance_changes_little_in_the_end() -> None:
+    volumes = []
+    for seed in range(5):  # of the search, and of who is done when
+        problem = toy_problem(
+            groups=10, layers=8, levels=6, latency=("75%", "85%", "92%"), evals=60, seed=seed
+        )
+        pool = UnevenPool(problem, additive(problem, seed=3, bend=2.0), size=4, seed=seed + 10)
+        session = Session(MemoryLedger(), pool, Progress(disable=True))  # type: ignore[arg-type]
+        explorer = Explorer(problem, session, {})
+        with pytest.raises(Stop):
+            METHODS["paretrim"](explorer)
+        volumes.append(explorer.hypervolume())
+    assert np.ptp(volumes) <= 0.03 * np.mean(volumes)
 
 
 def test_one_evaluator_goes_generation_by_generation(tmp_path: Path) -> None:
