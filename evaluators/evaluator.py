@@ -39,6 +39,7 @@ from evaluators.batchnorm import match_moments
 from evaluators.collapse import Collapse, find_collapse
 from evaluators.dataset import Dataset
 from evaluators.dense import DenseAtSize, for_inference
+from evaluators.details import details_of
 from evaluators.detection import detect, score_detections
 from evaluators.distortion import agreement, distortion
 from evaluators.patterns import apply_patterns
@@ -262,6 +263,11 @@ class Evaluator:
             rung=rung,
             resampled=() if accuracy is None else tuple(round(x, 4) for x in accuracy.resampled),
             broken_layer=None if collapse is None else collapse.layer,
+            details=(
+                details_of(accuracy, detections, data, imgsz)
+                if accuracy is not None and rung == "full"
+                else None
+            ),
         )
 
     def _collapse(self, net: nn.Module, candidate: Candidate) -> Collapse | None:

@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from evaluators.details import Details
+
 Rung = Literal["proxy", "subset", "full"]
 """The ladder, cheap to dear: outputs on few images, mAP on some images, mAP on all of them."""
 
@@ -29,6 +31,7 @@ class Score:
             is not known.
         broken_layer: Where the detections vanished, the first layer that is broken; then the other
             images were not looked at. None for a network that sees something.
+        details: On rung "full", what lies behind the mAP.
     """
 
     map50_95: float | None
@@ -40,6 +43,7 @@ class Score:
     seconds: float = field(default=0.0, compare=False)
     resampled: tuple[float, ...] = ()
     broken_layer: str | None = None
+    details: Details | None = None
 
     def __post_init__(self) -> None:
         for name in ("map50_95", "map50", "distortion", "agreement", "seconds"):
@@ -54,8 +58,11 @@ class Score:
             raise ValueError(f"Score.images must be at least 1, got {self.images}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-ready values."""
-        return asdict(self)
+        """Return the fields as JSON-ready values; details only where there are any."""
+        values = asdict(self)
+        if self.details is None:
+            del values["details"]
+        return values
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Score:
@@ -65,7 +72,9 @@ class Score:
             ValueError: If a value is not finite or out of range.
             TypeError: If a field is missing or unknown.
         """
-        return cls(**{**fields, "resampled": tuple(fields.get("resampled", ()))})
+        details, resampled = fields.get("details"), tuple(fields.get("resampled", ()))
+        details = None if details is None else Details.from_dict(details)
+        return cls(**{**fields, "resampled": resampled, "details": details})
 
 
 @dataclass(frozen=True, slots=True)
