@@ -28,6 +28,7 @@ from search.pricing import part_costs
 from search.problem import Problem, accuracy
 from search.settings import Limits
 from search.solvers.terms import DIMENSIONS, Terms, decompose
+from search.watch import Best, Status
 from spaces.axis import Variable
 from spaces.candidate import Candidate
 
@@ -69,6 +70,7 @@ class Session:
         hypervolume: Of the front so far, see `Explorer.hypervolume`.
         best: Best mAP50-95 so far for each latency budget.
         collapses: How many candidates saw nothing any more, by the first layer that is broken.
+        note: Told again and again how the search stands.
     """
 
     ledger: Ledger
@@ -83,6 +85,7 @@ class Session:
     hypervolume: float = 0.0
     best: dict[str, float] = field(default_factory=dict)
     collapses: Counter[str] = field(default_factory=Counter)
+    note: Callable[[Status], None] = lambda _: None
 
     def results(self, candidates: Sequence[Candidate], rung: str, title: str) -> list[Result]:
         """Return the results of candidates at a rung, in their order; nothing is evaluated twice.
@@ -162,6 +165,7 @@ class Explorer:
         self.objectives: dict[bytes, tuple[float, ...]] = {}
         self.front = Front[Genomes](problem.objective_count)
         self.best = dict.fromkeys(problem.limits, 0.0)
+        self._best_points: dict[str, Best | None] = {x.text: None for x in problem.limits}
 
     @cached_property
     def variables(self) -> tuple[Variable, ...]:
@@ -295,8 +299,10 @@ class Explorer:
                 self.objectives[key] = self.problem.objectives(point.cost, result)
                 self.front.add(self.objectives[key], genome)
                 for limit in self.best:
-                    if limit.affordable(point.cost):
-                        self.best[limit] = max(self.best[limit], accuracy(result))
+                    if limit.affordable(point.cost) and accuracy(result) > self.best[limit]:
+                        self.best[limit] = accuracy(result)
+                        best = Best(accuracy(result), point.cost.latency_ms)
+                        self._best_points[limit.text] = best
 
     @property
     def lowest_useful(self) -> float:
@@ -318,15 +324,17 @@ class Explorer:
         return np.array(self.problem.objectives_of(*values))
 
     def report(self) -> None:
-        """Log one line on how the search stands."""
+        """Log one line on how the search stands, and tell those who watch."""
         session = self.session
         session.hypervolume = self.hypervolume()
         session.best = {limit.text: value for limit, value in self.best.items()}
+        scored, evals = len(self.scored), self.problem.settings.evals
+        session.note(Status(scored, evals, session.hypervolume, dict(self._best_points)))
         failures = session.failures
         log.info(
             "%d of %d candidates; hypervolume %.4f; best mAP50-95 so far: %s%s",
-            len(self.scored),
-            self.problem.settings.evals,
+            scored,
+            evals,
             session.hypervolume,
             ", ".join(f"{text} {value:.3f}" for text, value in session.best.items()),
             f"; failed: {dict(failures)}" if failures else "",

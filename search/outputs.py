@@ -24,7 +24,7 @@ from search.measure import Timed
 from search.problem import Problem, accuracy
 from search.run_folder import RunFolder, write_whole
 from search.settings import Limits
-from search.stock import rivals
+from search.stock import Rival, rivals
 
 COLUMNS = (
     "id", "method", "map50_95", "map50", "map50_95_exported", "latency_ms", "latency_low_ms",
@@ -77,10 +77,17 @@ def best_of(points: Iterable[Point], within: Callable[[Point], bool]) -> Point |
     return max(chosen, key=lambda p: (accuracy(p.score), -p.cost.latency_ms))
 
 
-def beats_stock(
-    point: Point, dense: Sequence[Point], stock: Sequence[tuple[float, float]] = ()
-) -> bool | None:
+def beats_stock(point: Point, dense: Sequence[Point], stock: Sequence[Rival] = ()) -> bool | None:
     """Tell whether a point is more accurate than what is to be had uncompressed at its latency.
+
+    See `to_beat`; None where nothing uncompressed is as fast.
+    """
+    value = to_beat(point, dense, stock)
+    return None if value is None else accuracy(point.score) > value
+
+
+def to_beat(point: Point, dense: Sequence[Point], stock: Sequence[Rival] = ()) -> float | None:
+    """Return the mAP50-95 that is to be had uncompressed at a point's latency.
 
     Scaling the input size is the cheapest way to a faster model; between the measured sizes the
     curve is taken as linear. On COCO there are the smaller stock models, too.
@@ -88,17 +95,17 @@ def beats_stock(
     Args:
         point: The compressed point.
         dense: The dense model at several input sizes.
-        stock: (latency in ms, mAP50-95) of stock models, from `search.stock.rivals`.
+        stock: Published models, from `search.stock.rivals`.
 
     Returns:
         None where nothing uncompressed is as fast.
     """
     curve = sorted((p.cost.latency_ms, accuracy(p.score)) for p in dense)
     latencies, accuracies = zip(*curve, strict=True)
-    to_beat = [value for latency_ms, value in stock if latency_ms <= point.cost.latency_ms]
+    values = [rival.map50_95 for rival in stock if rival.latency_ms <= point.cost.latency_ms]
     if point.cost.latency_ms >= latencies[0]:
-        to_beat.append(float(np.interp(point.cost.latency_ms, latencies, accuracies)))
-    return accuracy(point.score) > max(to_beat) if to_beat else None
+        values.append(float(np.interp(point.cost.latency_ms, latencies, accuracies)))
+    return max(values, default=None)
 
 
 def front_rows(problem: Problem, result: Result) -> list[dict[str, Any]]:
@@ -124,7 +131,7 @@ def _row(problem: Problem, result: Result, point: Point) -> dict[str, Any]:
         _digits(cost.energy_mj),
         _digits(cost.size_bytes / 1e6),
         _digits(cost.macs / 1e9),
-        _digits(_parameters(problem, point) / 1e6),
+        _digits(parameters(problem, point) / 1e6),
         point.candidate.imgsz,
         " ".join(limit.text for limit in result.limits if result.meets(point, limit)),
         "" if beats is None else ("yes" if beats else "no"),
@@ -133,7 +140,7 @@ def _row(problem: Problem, result: Result, point: Point) -> dict[str, Any]:
     return dict(zip(COLUMNS, values, strict=True))
 
 
-def _parameters(problem: Problem, point: Point) -> int:
+def parameters(problem: Problem, point: Point) -> int:
     """Count weights and biases, batch norm folded."""
     layers = problem.space.workload(point.candidate).layers
     return sum(x.weights + x.out_channels for x in layers if isinstance(x, ConvShape))
@@ -225,22 +232,27 @@ def advice(result: Result) -> str:
     """Say what else would help, if that is plain to see."""
     picks = [(limit, point) for limit in result.limits if (point := result.pick(limit)) is not None]
     dense = {point.candidate for point in result.dense}
-    lines = [line for limit, point in picks if (line := _hardly_worse(result, limit, point))]
+    lines = [line for limit, point in picks if (line := _level_line(result, limit, point))]
     if any(beats_stock(p, result.dense) is False and p.candidate not in dense for _, p in picks):
         sizes = ",".join(str(point.candidate.imgsz) for point in result.dense)
         lines.append(f"A smaller input alone does as well here: let it vary with --imgsz {sizes}.")
     return "\n".join(dict.fromkeys(lines))
 
 
-def _hardly_worse(result: Result, limit: Limits, point: Point) -> str:
-    """Name the fastest point that is hardly less accurate than the pick."""
+def hardly_worse(result: Result, limit: Limits, point: Point) -> Point | None:
+    """Return the fastest point that is hardly less accurate than the pick, if much faster."""
     level = [
         other
         for other in result.front
         if result.meets(other, limit) and accuracy(other.score) >= accuracy(point.score) - LEVEL
     ]
     fastest = min(level, key=lambda other: other.cost.latency_ms, default=point)
-    if fastest.cost.latency_ms > 0.95 * point.cost.latency_ms:
+    return None if fastest.cost.latency_ms > 0.95 * point.cost.latency_ms else fastest
+
+
+def _level_line(result: Result, limit: Limits, point: Point) -> str:
+    fastest = hardly_worse(result, limit, point)
+    if fastest is None:
         return ""
     return (
         f"{fastest.id} is hardly less accurate than {point.id}: mAP50-95 "

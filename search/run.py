@@ -31,7 +31,7 @@ from search.ledger import Ledger, Task
 from search.measure import Bench, devices
 from search.outputs import Result, advice, best_of, describe_pick, front_table, write_outputs
 from search.problem import Problem, accuracy, prepare
-from search.progress import logging_to, progress_bar, start_logging
+from search.progress import logging_to, start_logging
 from search.promise import check_reached, keep_promise, on_device
 from search.report import write_report
 from search.run_folder import RunFolder, new_run
@@ -40,6 +40,7 @@ from search.study import explore, name_points, score_dense, verify
 from search.tracking.chosen import check_installed, trackers
 from search.tracking.heartbeat import Heartbeat
 from search.tracking.mirror import fetch, is_url, mirrored
+from search.watch import live_view, write_status
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +139,7 @@ def _run(problem: Problem, run: RunFolder, console: Console) -> None:
             [RunFolder(Path(other)).journal for other in problem.settings.reuse],
         ) as ledger,
         mirrored(run, problem.settings.mirror) as mirrors,
-        progress_bar(console) as progress,
+        live_view(console, run) as progress,
         _pool(problem) as pool,
         devices(problem.settings) as device_pool,
     ):
@@ -152,7 +153,11 @@ def _run(problem: Problem, run: RunFolder, console: Console) -> None:
         )
         budget_s = problem.settings.time_budget_s
         session = Session(
-            ledger, pool, progress, stop_at=None if budget_s is None else start + budget_s
+            ledger,
+            pool,
+            progress,
+            stop_at=None if budget_s is None else start + budget_s,
+            note=partial(write_status, run),
         )
         evaluator = problem.build()
         bench = None
@@ -186,7 +191,9 @@ def _search(
         front = verify(problem, session, list(points.values()))
     except KeyboardInterrupt:
         front = name_points(problem, list(points.values()))
-        write_outputs(run, problem, Result(tuple(front), tuple(dense), limits, {}))
+        result = Result(tuple(front), tuple(dense), limits, {})
+        write_outputs(run, problem, result)
+        write_report(run, problem, result, list(points.values()))
         log.warning(
             "interrupted: %s holds the front so far, mAP on %d images; go on with --resume %s",
             run.front,

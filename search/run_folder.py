@@ -3,11 +3,13 @@
 runs/search/exp/
 study.yaml      settings, seed, versions, digests
 journal.jsonl   every evaluation (the truth)
-front.csv  picks.json  front.png  report.html
+front.csv  picks.json  front.png
+report.json  report.html    what the page shows, and the page
 models/ID/      model.onnx, recipe.json
 measured/       files that were timed on a device
 tensorboard/    with --track tensorboard
 recover/        trainings of `paretrim recover` and what became of them
+status.json     how a running search stands, for those who watch
 log.txt
 """
 
@@ -58,6 +60,16 @@ class RunFolder:
     def report(self) -> Path:
         """The page for people."""
         return self.path / "report.html"
+
+    @property
+    def report_data(self) -> Path:
+        """What the page shows: enough to make it again."""
+        return self.path / "report.json"
+
+    @property
+    def status(self) -> Path:
+        """How a running search stands."""
+        return self.path / "status.json"
 
     @property
     def log(self) -> Path:

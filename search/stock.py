@@ -55,8 +55,23 @@ def stock_models() -> tuple[StockModel, ...]:
     )
 
 
-def rivals(problem: Problem, dense: Sequence[Point]) -> list[tuple[float, float]]:
-    """Return (latency in ms, mAP50-95) of the stock models that are no slower than the dense one.
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """A stock model on the device in question.
+
+    Attributes:
+        name: Such as `YOLOv5n at 640 px`.
+        latency_ms: Predicted.
+        map50_95: Published, scaled to the validation images.
+    """
+
+    name: str
+    latency_ms: float
+    map50_95: float
+
+
+def rivals(problem: Problem, dense: Sequence[Point]) -> list[Rival]:
+    """Return the stock models no slower than the dense model or the largest budget.
 
     Empty where the data set is not COCO.
 
@@ -68,7 +83,9 @@ def rivals(problem: Problem, dense: Sequence[Point]) -> list[tuple[float, float]
     if len(names) != COCO_CLASSES or "person" not in names:
         return []
     ratio = _ratio(problem, dense)
-    slowest_ms = max(point.cost.latency_ms for point in dense)
+    slowest_ms = max(
+        *(point.cost.latency_ms for point in dense), *(x.latency_ms for x in problem.limits)
+    )
     found = []
     for model in stock_models():  # slower and slower: the large ones take long to trace
         latency_ms = stock_latency_ms(
@@ -76,7 +93,8 @@ def rivals(problem: Problem, dense: Sequence[Point]) -> list[tuple[float, float]
         )
         if latency_ms > slowest_ms:
             break
-        found.append((latency_ms, ratio * model.map50_95))
+        name = f"YOLOv5{model.variant} at {model.imgsz} px"
+        found.append(Rival(name, latency_ms, ratio * model.map50_95))
     return found
 
 

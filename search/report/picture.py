@@ -8,14 +8,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from search.front import Point
-from search.outputs import Result
-from search.problem import Problem, accuracy
+from search.report.value import PointView, Report
 
 BLUE, GREY, RED, GREEN = "#1f5fa8", "#b8bcc2", "#c0392b", "#2e7d32"
 
 
-def draw_front(path: Path, problem: Problem, result: Result, explored: Sequence[Point]) -> None:
+def draw_front(path: Path, report: Report) -> None:
     """Draw the explored points, the verified front, the dense curve, budgets and picks.
 
     Explored points were scored on a part of the images only, so they may lie above the front.
@@ -23,61 +21,58 @@ def draw_front(path: Path, problem: Problem, result: Result, explored: Sequence[
     figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     axes.scatter(
-        *_xy(explored), s=9, color=GREY, label=f"explored, on few images ({len(explored)})"
-    )
-    dense = sorted(result.dense, key=lambda p: p.cost.latency_ms)
+        report.explored.latency_ms, report.explored.map50_95, s=9, color=GREY,
+        label=f"explored, on few images ({len(report.explored.latency_ms)})",
+    )  # fmt: skip
+    dense = sorted(report.dense, key=lambda p: p.latency_ms)
     axes.plot(*_xy(dense), "s--", color=GREEN, markersize=5, label="dense model, input size scaled")
     for point in dense:
         axes.annotate(
-            f"{point.candidate.imgsz} px",
-            (point.cost.latency_ms, accuracy(point.score)),
+            f"{point.imgsz} px",
+            (point.latency_ms, point.map50_95),
             textcoords="offset points",
             xytext=(6, -12),
             fontsize=8,
             color=GREEN,
         )
-    images = len(problem.validation.images)
     axes.fill_betweenx(
-        [accuracy(p.score) for p in result.front],
-        [p.cost.low_ms for p in result.front],
-        [p.cost.high_ms for p in result.front],
+        [p.map50_95 for p in report.points],
+        [p.low_ms for p in report.points],
+        [p.high_ms for p in report.points],
         color=BLUE, alpha=0.1, linewidth=0, label="90 % interval of its latency",
     )  # fmt: skip
-    axes.plot(*_xy(result.front), "o-", color=BLUE, markersize=4, label=f"front ({images} images)")
-    _mark_budgets(axes, result)
+    images = report.images if report.complete else report.subset_images
+    axes.plot(*_xy(report.points), "o-", color=BLUE, markersize=4, label=f"front ({images} images)")
+    edge = max((p.latency_ms for p in (*dense, *report.points)), default=1.0) * 1.15
+    _mark_budgets(axes, report, edge)
     axes.set(
-        xlabel=f"predicted latency on {problem.settings.target}, ms",
-        ylabel="mAP50-95",
-        title=f"{Path(problem.settings.weights).name} on {problem.settings.target}",
+        xlabel=f"predicted latency on {report.target}, ms", ylabel="mAP50-95", title=report.title
     )
-    slowest = max(p.cost.latency_ms for p in (*dense, *result.front))
-    axes.set_xlim(0, slowest * 1.15)
+    axes.set_xlim(0, edge)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.25)
     axes.legend(loc="lower right", fontsize=8)
     figure.savefig(path)
 
 
-def _mark_budgets(axes: Any, result: Result) -> None:
+def _mark_budgets(axes: Any, report: Report, edge: float) -> None:
     """Draw a line at each budget that lies on the picture, and a star at each pick."""
-    edge = max(p.cost.latency_ms for p in (*result.dense, *result.front)) * 1.15
-    for limit in result.limits:
-        if limit.latency_ms <= edge:
-            axes.axvline(limit.latency_ms, color=RED, linewidth=0.8, linestyle=":")
+    for verdict in report.verdicts:
+        if verdict.budget_ms <= edge:
+            axes.axvline(verdict.budget_ms, color=RED, linewidth=0.8, linestyle=":")
             axes.text(
-                limit.latency_ms, 0.99, f" {limit.text}", color=RED, fontsize=8, va="top",
+                verdict.budget_ms, 0.99, f" {verdict.budget}", color=RED, fontsize=8, va="top",
                 transform=axes.get_xaxis_transform(),
             )  # fmt: skip
-    timed = [(time.latency_ms, accuracy(p.score)) for p in result.front if (time := result.time(p))]
+    timed = [(p.measured.latency_ms, p.map50_95) for p in report.points if p.measured]
     if timed:
         axes.plot(*zip(*timed, strict=True), "x", color=RED, markersize=6, label="measured latency")
-    picks = {p.id: p for limit in result.limits if (p := result.pick(limit)) is not None}
+    chosen = {verdict.pick for verdict in report.verdicts}
+    picks = [point for point in report.points if point.id in chosen]
     if picks:
-        names = ", ".join(picks)
-        axes.plot(
-            *_xy(list(picks.values())), "*", color=RED, markersize=12, label=f"pick ({names})"
-        )
+        names = ", ".join(point.id for point in picks)
+        axes.plot(*_xy(picks), "*", color=RED, markersize=12, label=f"pick ({names})")
 
 
-def _xy(points: Sequence[Point]) -> tuple[list[float], list[float]]:
-    return [p.cost.latency_ms for p in points], [accuracy(p.score) for p in points]
+def _xy(points: Sequence[PointView]) -> tuple[list[float], list[float]]:
+    return [p.latency_ms for p in points], [p.map50_95 for p in points]

@@ -7,7 +7,7 @@ import pytest
 from evaluators.score import Score
 from search.front import Point
 from search.outputs import beats_stock
-from search.stock import rivals, stock_latency_ms, stock_models
+from search.stock import Rival, rivals, stock_latency_ms, stock_models
 from tests.search.toys import demo_problem
 
 
@@ -33,14 +33,15 @@ def test_on_coco_stock_models_up_to_the_dense_latency_are_rivals() -> None:
     names = ("person", *map(str, range(79)))
     coco = replace(demo, validation=replace(demo.validation, names=names))
     nano_ms = stock_latency_ms("n", 640, "jetson-xavier-nx", None)
-    assert rivals(coco, [point(1.001 * nano_ms, 0.3)]) == [(nano_ms, pytest.approx(0.28))]
+    (nano,) = rivals(coco, [point(1.001 * nano_ms, 0.3)])
+    assert nano == Rival("YOLOv5n at 640 px", nano_ms, pytest.approx(0.28))
     assert rivals(coco, [point(0.9 * nano_ms, 0.3)]) == []
 
 
 def test_a_point_must_beat_both_scaling_and_smaller_models() -> None:
     dense = [point(10.0, 0.40), point(6.0, 0.30)]
     assert beats_stock(point(8.0, 0.36), dense) is True  # the line is at .35
-    assert beats_stock(point(8.0, 0.36), dense, [(7.0, 0.37)]) is False
-    assert beats_stock(point(8.0, 0.36), dense, [(9.0, 0.37)]) is True
+    assert beats_stock(point(8.0, 0.36), dense, [Rival("", 7.0, 0.37)]) is False
+    assert beats_stock(point(8.0, 0.36), dense, [Rival("", 9.0, 0.37)]) is True
     assert beats_stock(point(5.0, 0.36), dense) is None
-    assert beats_stock(point(5.0, 0.36), dense, [(4.0, 0.2)]) is True
+    assert beats_stock(point(5.0, 0.36), dense, [Rival("", 4.0, 0.2)]) is True
