@@ -21,7 +21,9 @@ from hw_models.cli_options import ServerName, TlsCa, TlsCert, TlsKey, TokenFile
 from hw_models.devices_cli import devices
 from hw_models.errors import InputError, ParetrimError
 from search.apply_cli import apply
+from search.design_cli import study
 from search.export_cli import export
+from search.look_cli import export_optuna, report, watch
 from search.recover_cli import recover
 
 app = typer.Typer(
@@ -36,6 +38,10 @@ app.command()(devices)
 app.command()(recover)
 app.command()(export)
 app.command()(apply)
+app.command()(report)
+app.command()(watch)
+app.command()(export_optuna)
+app.command()(study)
 
 INTERRUPTED = 130
 LOG_WIDTH = 130  # of tables where standard output is no terminal
