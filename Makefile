@@ -1,4 +1,4 @@
-# Everything on a fresh machine, from creating the environment on: make demo, make test, make check.
+# Everything on a fresh machine, from creating the environment on: make demo, make test, make check, make docs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 KEY := $(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)
 READY := $(VENV)/ready-$(KEY)
 
-.PHONY: environment demo test coverage check format clean
+.PHONY: environment demo test coverage check docs format clean
 
 environment: $(READY)
 
@@ -26,6 +26,9 @@ check: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 	$(MAKE) -C hw_models/worker check BIN=$(CURDIR)/$(BIN)
+
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -89,7 +89,7 @@ def _search(job: Job, folder: StudyFolder, earlier: Sequence[RunFolder]) -> None
         return
     quiet = Console(file=io.StringIO())  # its table is one of many: the comparison has them all
     if run.journal.is_file():
-        resume_search(run.path, reuse, quiet)
+        resume_search(str(run.path), run.path.parent, reuse, quiet)
         return
     given = _feasible(job, folder)
     if given is not None:
