@@ -24,6 +24,7 @@ from typing import Annotated, Any, cast
 
 import numpy as np
 import psutil
+import ray
 import typer
 from rich.progress import Progress
 
@@ -169,6 +170,7 @@ def main(
                 seed += 1
     finally:
         pool.close()
+        ray.shutdown()
         if len(pool.samples) >= 4:
             print(f"\nsecond half, {len(pool.samples)} samples:\n{growth(pool.samples)}")
         shutil.rmtree(scratch, ignore_errors=True)
