@@ -77,12 +77,14 @@ def finish(*options: object) -> None:
 
 
 def kill_at(count: int, run: Path, *options: object) -> None:
-    """Start a search, and kill its driver when its journal has so many lines."""
+    """Start a search, and kill its driver when its journal has so many lines, if it gets there."""
     process = start(*options)
     while process.poll() is None and len(lines_of(run)) < count:
         time.sleep(0.02)
-    if process.poll() is not None:
-        raise SystemExit(f"the search ended with {process.poll()} before its line {count}")
+    if (code := process.poll()) is not None:
+        if code != 0:
+            raise SystemExit(f"the search ended with {code} before its line {count}")
+        return
     below = process.children(recursive=True)
     process.kill()
     process.wait()
@@ -132,7 +134,9 @@ def one_seed(folder: Path, seed: int, evals: int, kills: int) -> Survived:
     if not (calm / "report.html").exists():
         finish(*common, *last, "--name", calm.name, "--exist-ok")
     total = len(lines_of(calm))
-    chosen = np.random.default_rng(seed).choice(np.arange(2, total - 1), kills, replace=False)
+    # The other run may need fewer lines: not up to the last one.
+    lines = np.arange(2, max(kills + 2, total * 9 // 10))
+    chosen = np.random.default_rng(seed).choice(lines, kills, replace=False)
     lost = disturb(wild, sorted(map(int, chosen)), [*common, *last, "--name", wild.name], last)
     records = [json.loads(line) for line in lines_of(wild)[1:]]
     keys = Counter((record["digest"], record["rung"]) for record in records)
