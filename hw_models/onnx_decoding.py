@@ -110,7 +110,7 @@ def _followed_by_product(graph: Any, products: set[int]) -> set[int]:
     followed: set[int] = set()
     for index in reversed(range(len(graph.node))):
         outputs = graph.node[index].output
-        if any(reader in products | followed for name in outputs for reader in readers[name]):
+        if any(r in products or r in followed for name in outputs for r in readers[name]):
             followed.add(index)
     return followed
 
