@@ -20,7 +20,11 @@ const figure = (value) => {
   const digits = Math.max(0, 2 - Math.floor(Math.log10(Math.abs(value))));
   return value.toFixed(Math.min(digits, 5));
 };
-const signed = (value, digits = 3) => value === null || value === undefined ? "–" : `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(digits)}`;
+const signed = (value, digits = 3) => {
+  if (value === null || value === undefined) return "–";
+  const text = Math.abs(value).toFixed(digits);
+  return Number(text) === 0 ? text : `${value < 0 ? "−" : "+"}${text}`;
+};
 const signedFigure = (value) => value === null || value === undefined ? "–" : value === 0 ? "0" : `${value < 0 ? "−" : "+"}${figure(Math.abs(value))}`;
 const share = (value) => `${value < 0 ? "−" : value > 0 ? "+" : ""}${Math.abs(100 * value).toFixed(0)} %`;
 const narrow = () => window.innerWidth <= 600;

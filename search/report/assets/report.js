@@ -21,10 +21,11 @@ const latencyText = (point) => point.measured
 
 /* ---- the answer for each budget ---- */
 
-/** A difference that is less than two standard errors is not told from none. */
+/** A difference below two standard errors, or this, is not told from none. */
+const LEVEL = 0.005;
 function gapWords(gap) {
   if (gap === null) return el("span", { class: "soft" }, "nothing uncompressed is as fast");
-  const unsure = gap.error !== null && Math.abs(gap.map50_95) < 2 * gap.error;
+  const unsure = Math.abs(gap.map50_95) < Math.max(LEVEL, 2 * (gap.error ?? 0));
   const kind = unsure ? "warn" : gap.map50_95 > 0 ? "good" : "bad";
   const word = unsure ? "no clear difference to " : gap.map50_95 > 0 ? "better than " : "worse than ";
   return el("span", {}, el("b", { class: kind }, `${signed(gap.map50_95)}${plusMinus(gap.error)}`), ` mAP, ${word}${gap.name}`);

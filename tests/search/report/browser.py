@@ -106,7 +106,7 @@ def chromium(folder: Path) -> Iterator[Page]:
     command = [
         CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
         "--remote-debugging-port=0", f"--user-data-dir={folder}", "--no-first-run",
-        "--disable-background-networking", "about:blank",
+        "--disable-background-networking", "--hide-scrollbars", "about:blank",
     ]  # fmt: skip
     process = subprocess.Popen(  # noqa: S603
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
