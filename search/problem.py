@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 Genomes = npt.NDArray[np.int64]
 
-PROTOCOL = "3"  # to be counted up when the same candidate would get another score
+PROTOCOL = "4"  # to be counted up when the same candidate would get another score
 CALIBRATION_IMAGES = 64
 DEMO_VALIDATION_IMAGES = 128
 
