@@ -130,7 +130,7 @@ def test_the_delivered_file_is_the_measured_one(measured: tuple[Path, str]) -> N
 def test_resuming_repeats_no_measurement(measured: tuple[Path, str]) -> None:
     run, _ = measured
     before = (run / "journal.jsonl").read_text(), (run / "picks.json").read_text()
-    resume_search(run, {}, Console(file=io.StringIO()))
+    resume_search(str(run), run.parent, {}, Console(file=io.StringIO()))
     assert ((run / "journal.jsonl").read_text(), (run / "picks.json").read_text()) == before
     digests = [record["digest"] for record in measurements(run)]
     assert len(set(digests)) == len(digests) >= 3  # dense and two picks
