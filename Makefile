@@ -14,7 +14,7 @@ demo: $(READY)
 	$(BIN)/python search.py --latency 30ms
 
 test: $(READY)
-	$(BIN)/pytest -q -n 2 --dist loadfile --durations=10
+	$(BIN)/pytest -q -n 2 --dist loadgroup --durations=10
 
 coverage: $(READY)
 	$(BIN)/pytest -q --cov --cov-report=term:skip-covered

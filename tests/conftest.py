@@ -16,6 +16,18 @@ os.environ.setdefault("YOLO_CONFIG_DIR", tempfile.mkdtemp(prefix="paretrim-yolo-
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two files at a time, the search's first and one after the other.
+
+    Ray clusters that start at the same moment race for ports.
+    """
+    of_search = REPOSITORY / "tests" / "search"
+    items.sort(key=lambda item: of_search not in item.path.parents)
+    for item in items:
+        group = of_search if of_search in item.path.parents else item.path
+        item.add_marker(pytest.mark.xdist_group(str(group)))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real weights, images and measurements beside the repository."""

@@ -51,6 +51,7 @@ def test_a_command_parses(
     page: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(ROOT)
     (tmp_path / "runs" / "search" / "exp").mkdir(parents=True)
     program, *arguments = words_of(command)
     name = Path(program).name

@@ -15,6 +15,7 @@ def test_proxies_are_ranked_by_what_varies(caplog: pytest.LogCaptureFixture) -> 
     explorer = explore(problem, additive(problem))
     kinds = {kinds_of(problem, point) for point in explorer.points.values()}
     assert kinds >= {"nothing", "channels", "bits + channels"}
+    caplog.clear()
     with caplog.at_level(logging.INFO):
         log_proxies(problem, list(explorer.points.values()))
     assert caplog.messages[0].startswith("proxies (all): Spearman")

@@ -10,7 +10,7 @@ from evaluators.demo import demo_dataset
 from evaluators.training.trainer import LAST_RATE, DivergedError, Plan, Training, rate
 from evaluators.training.validate import Validation
 from hw_models.errors import InputError
-from spaces.model import Detector, load_detector
+from spaces.model import Detector
 
 
 def test_training_brings_accuracy_back(student: Detector, teacher: Detector) -> None:
@@ -100,12 +100,6 @@ def test_without_distillation_no_teacher_is_asked(
 ) -> None:
     training = Training(student, teacher, images, Plan(1, distillation=0.0, batch=8))
     assert "distillation" not in training.run_epoch().parts
-
-
-def test_classic_models_are_refused(student: Detector, images: Dataset, shared: Path) -> None:
-    classic = load_detector(shared / "weights" / "yolov5n_v6.1_official.pt")
-    with pytest.raises(InputError, match="anchor-based"):
-        Training(classic, classic, images, Plan(1))
 
 
 def test_the_rate_warms_up_and_falls() -> None:
