@@ -16,16 +16,21 @@ os.environ.setdefault("YOLO_CONFIG_DIR", tempfile.mkdtemp(prefix="paretrim-yolo-
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two files at a time, the search's first and one after the other.
+OF_SEARCH = REPOSITORY / "tests" / "search"
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Two files at a time, but those of the search one after the other.
 
     Ray clusters that start at the same moment race for ports.
     """
-    of_search = REPOSITORY / "tests" / "search"
-    items.sort(key=lambda item: of_search not in item.path.parents)
-    for item in items:
-        group = of_search if of_search in item.path.parents else item.path
-        item.add_marker(pytest.mark.xdist_group(str(group)))
+    group = OF_SEARCH if OF_SEARCH in item.path.parents else item.path
+    item.add_marker(pytest.mark.xdist_group(str(group)))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the search: it takes longest."""
+    items.sort(key=lambda item: OF_SEARCH not in item.path.parents)
 
 
 @pytest.fixture(scope="session")
