@@ -371,18 +371,23 @@ class OnnxDetector:
     """An exported detector, run by onnxruntime on the CPU.
 
     Args:
-        path: What `export_onnx` wrote.
+        path: What `export_onnx` or `export_onnx_cpu` wrote.
         threads: Threads of one call.
+        in_float: Compute in float what lies between a DequantizeLinear and the next
+            QuantizeLinear, to the last digits what `export_onnx` promises. Otherwise onnxruntime
+            fuses such parts into its integer kernels, whose sums saturate at 16 bits on a CPU
+            without VNNI; `export_onnx_cpu` keeps clear of that, `export_onnx` does not.
 
     Raises:
         InputError: If the file cannot be loaded or was not written by `export_onnx`.
     """
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
+    def __init__(self, path: Path, threads: int = 1, in_float: bool = False) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.disable_quant_qdq", str(int(in_float)))
         try:
             self.session = onnxruntime.InferenceSession(
                 path.read_bytes(), options, providers=["CPUExecutionProvider"]

@@ -33,7 +33,7 @@ class OnnxTensorRT(Format):
 
     def load(self, path: Path) -> Run:
         """See Format."""
-        return OnnxDetector(path)
+        return OnnxDetector(path, in_float=True)
 
     def integer_convolutions(self, path: Path) -> int:
         """Count convolutions whose input and weight both come out of a DequantizeLinear.

@@ -78,7 +78,7 @@ class Trtexec(Format):
                 f" {path.name}.",
                 "Export it again.",
             )
-        return OnnxDetector(path)
+        return OnnxDetector(path, in_float=True)
 
     def integer_convolutions(self, path: Path) -> int:
         """See OnnxTensorRT."""
