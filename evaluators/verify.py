@@ -23,6 +23,7 @@ TOLERANCE = 0.01  # of mAP50-95, either way, where a file computes what was simu
 ROUNDING_TOLERANCE = 0.02  # that a format may lose which rounds more than the search did
 MEAN_TOLERANCE = 1e-3  # of class scores, over all places, where a file computes what was simulated
 CHECKED_IMAGES = 8  # on which outputs are compared number by number
+ADVICE = "A fault of the export: please report it with the recipe, or take another format."
 BOXES = 4  # rows of an output before its class scores
 
 
@@ -99,7 +100,7 @@ def verify(
     if faults:
         raise CorruptRunError(
             f"The exported file is not what was promised: {'; '.join(faults)}.",
-            "A fault of the export: please report it with the recipe, or take another format.",
+            ADVICE,
         )
     return verified
 
@@ -108,9 +109,10 @@ def _faults(
     form: Format, model: Compressed, verified: Verified, promised_map50_95: float
 ) -> Iterator[str]:
     gap = verified.map50_95 - promised_map50_95
-    if (abs(gap) if form.is_exact else -gap) > form_tolerance(form):
+    tolerance = TOLERANCE if form.is_exact else ROUNDING_TOLERANCE
+    if (abs(gap) if form.is_exact else -gap) > tolerance:
         yield (
-            f"expected mAP50-95 {promised_map50_95:.4f} within {form_tolerance(form)}, got"
+            f"expected mAP50-95 {promised_map50_95:.4f} within {tolerance}, got"
             f" {verified.map50_95:.4f}"
         )
     expected, found = form.promised_integer_convolutions(model), verified.integer_convolutions
@@ -125,11 +127,6 @@ def _faults(
         )
 
 
-def form_tolerance(form: Format) -> float:
-    """Return how much mAP50-95 a file of this format may differ from what was simulated."""
-    return TOLERANCE if form.is_exact else ROUNDING_TOLERANCE
-
-
 def _images(data: Dataset, imgsz: int, count: int | None = None) -> Iterator[Tensor]:
     """Yield images [1, 3, S, S] in 0..1."""
     for index in range(min(count or len(data), len(data))):
@@ -137,9 +134,16 @@ def _images(data: Dataset, imgsz: int, count: int | None = None) -> Iterator[Ten
 
 
 def _accuracy(run: Run, data: Dataset, imgsz: int) -> Accuracy:
-    found = []
+    found = list[Tensor]()
     for image in _images(data, imgsz):
-        output = torch.from_numpy(np.array(run(image.numpy()))).nan_to_num(0.0, 0.0, 0.0)
+        output = torch.from_numpy(np.array(run(image.numpy())))
+        bad = int((~output.isfinite()).sum())
+        if bad:
+            raise CorruptRunError(
+                f"The exported file is not what was promised: {bad} of {output.numel()} output"
+                f" values are NaN or infinite on image {data.image_ids[len(found)]}.",
+                ADVICE,
+            )
         found += detect(output) if output.ndim == 3 else [output]
     return score_detections(found, data, imgsz)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -57,10 +57,6 @@ class Compressed:
         return frozenset(
             name for name, pair in self.bits.items() if all(is_quantized(bits) for bits in pair)
         )
-
-    def rounded_as(self, bits: Mapping[str, tuple[int, int]]) -> Compressed:
-        """Return the same weights, to be stored in other widths."""
-        return replace(self, bits=bits)
 
 
 class Format(ABC):

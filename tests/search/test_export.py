@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from evaluators.verify import verify
@@ -117,6 +118,17 @@ def test_a_file_that_is_not_what_was_promised_is_an_error(
     promised = replace(dense, bits=dict.fromkeys(layers, (8, 8)), scales=scales)
     with pytest.raises(CorruptRunError, match="expected 3 convolutions in integers, got 0"):
         verify(form, path, promised, problem.validation, 0.99, min_score=0.5)
+
+
+@torch.no_grad()
+def test_a_file_that_computes_nan_is_an_error(finished: Finished, tmp_path: Path) -> None:
+    problem = finished.problem
+    dense = problem.build().compressed(problem.dense())
+    form = FORMATS["onnx-tensorrt"]
+    next(dense.detector.net.parameters())[0] = float("nan")
+    path = form.write(dense, tmp_path)
+    with pytest.raises(CorruptRunError, match=r"not what was promised: \d+ of \d+ output values"):
+        verify(form, path, dense, problem.validation, 0.0)
 
 
 def test_a_run_ends_with_an_error_if_a_file_failed(finished: Finished) -> None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -120,7 +121,7 @@ def test_stored_sizes_are_those_of_the_bits(written: Callable[[str, str], Path])
 def with_objects(model: Compressed) -> Compressed:
     """Let an untrained head see something here and there; float32, so that ties stay ties."""
     names = shared_inputs(model.detector.net)
-    model = model.rounded_as(dict.fromkeys((n for n in names if "dfl" not in n), (32, 32)))
+    model = replace(model, bits=dict.fromkeys((n for n in names if "dfl" not in n), (32, 32)))
     head = model.detector.net.get_submodule("model")[-1]  # type: ignore[index]
     for branch in head.cv3:
         branch[-1].bias.data.fill_(-1.0)
