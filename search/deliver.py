@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -106,6 +106,7 @@ def write_verified(
     *,
     min_score: float | None = None,
     written: Path | None = None,
+    write_more: Callable[[Path], None] | None = None,
 ) -> Verified:
     """Write a point in a format, check the file, and move it to its place with its recipe.
 
@@ -118,6 +119,7 @@ def write_verified(
         recipe: What recipe.json says beside what is found about the file.
         min_score: See `Format.write`.
         written: A file that was written by the format before, to be delivered.
+        write_more: Writes what else belongs to the point into the folder it is given.
 
     Raises:
         CorruptRunError: The file is not what was promised.
@@ -131,6 +133,8 @@ def write_verified(
             path = form.write(model, part, min_score)
         else:
             path = Path(shutil.copyfile(written, part / form.file))
+        if write_more is not None:
+            write_more(part)
         verified = verify(form, path, model, problem.validation, accuracy(point.score), min_score)
         recipe = {**recipe, "exported": asdict(verified)}
         write_whole(part / "recipe.json", json.dumps(recipe, indent=1) + "\n")

@@ -55,9 +55,10 @@ def deliver_recovered(
         "weights_digest": trained.detector.digest,
         "training_digest": payload.training.digest,
     }
-    folder = run.model(recovered.id)
-    save_trained(trained, folder / WEIGHTS)
-    file = write_verified(native_format(problem), folder, problem, recovered, model, recipe)
+    file = write_verified(
+        native_format(problem), run.model(recovered.id), problem, recovered, model, recipe,
+        write_more=lambda folder: save_trained(trained, folder / WEIGHTS),
+    )  # fmt: skip
     _record(run, problem, point, recovered, file.map50_95, trials.summary)
     log.info(
         "recovered %s: mAP50-95 %.4f (before %.4f, file %.4f)",
