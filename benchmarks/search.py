@@ -36,6 +36,7 @@ from evaluators.score import Score
 from search.actors import InProcessPool, Pool, RayPool
 from search.explorer import Explorer, Genomes, Result, Session, Stop
 from search.front import Point, pick
+from search.journal import read_entries
 from search.ledger import Ledger, Task
 from search.methods import METHODS
 from search.problem import Problem, accuracy, prepare
@@ -145,12 +146,12 @@ def main(
 
 def busy(journal: Path, actors: int) -> float:
     """Return the share of time that evaluators spent on the subset rung from first to last."""
-    records = [json.loads(line) for line in journal.read_text().splitlines()[1:]]
-    own = [r for r in records if r["rung"] == "subset" and not Path(r["where"]).is_absolute()]
+    entries = read_entries(journal)
+    own = [entry for entry in entries if entry.rung == "subset" and not entry.is_reused]
     if not own:
         return float("nan")
-    span_s = own[-1]["time"] - (own[0]["time"] - own[0]["seconds"])
-    return float(sum(r["seconds"] for r in own) / (actors * span_s))
+    span_s = own[-1].time - (own[0].time - own[0].seconds)
+    return sum(entry.seconds for entry in own) / (actors * span_s)
 
 
 def one_run(problem: Problem, session: Session) -> dict[str, Any]:

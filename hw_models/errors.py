@@ -4,9 +4,8 @@
     ├── InputError         the user: a file, an option or a value is wrong        exit code 2
     ├── CorruptRunError    the user: a run folder cannot be continued             exit code 2
     ├── InfeasibleError    nobody: no candidate can meet the budget               exit code 3
-    └── DeviceError        the device: a worker does not answer or is broken      exit code 4
+    └── DeviceError        the device's owner: it is silent, refuses or is broken  exit code 4
 
-    └── DeviceError        the owner of a device: it is silent, refuses, or is broken exit code 4
 They live in the lowest layer so that every layer can raise them. All are picklable: Ray carries
 them from actors to the driver.
 """

@@ -19,6 +19,7 @@ from evaluators.score import Score
 from hw_models.errors import CorruptRunError, InputError
 from search.explorer import Session
 from search.front import Point, pareto
+from search.journal import read_entries
 from search.ledger import Ledger, Outcome, Task
 from search.outputs import Result, front_text, write_outputs
 from search.problem import Problem, accuracy, prepare
@@ -98,7 +99,7 @@ def read_finished(folder: Path) -> Finished:
                 f"Finish the search first (--resume {folder}), or give another folder.",
             )
     problem = prepare(run.read_settings())
-    candidates = journal_candidates(run)
+    candidates = {entry.digest: entry.candidate for entry in read_entries(run.journal)}
     with Ledger(run.journal, problem.protocol) as ledger, Progress(disable=True) as progress:
         session = Session(ledger, _NoPool(), progress)
         searched = _read_front(run, problem, session, candidates)
@@ -134,16 +135,6 @@ class _NoPool:
 
     def close(self) -> None:
         """Nothing to let go of."""
-
-
-def journal_candidates(run: RunFolder) -> dict[str, Candidate]:
-    """Return every candidate that the journal names, by digest."""
-    lines = run.journal.read_text(encoding="utf-8").splitlines()
-    records = [json.loads(line) for line in lines[1:]]
-    # a line without one is a measurement on a device
-    named = (record["candidate"] for record in records if "candidate" in record)
-    candidates = (Candidate.from_dict(record) for record in named)
-    return {candidate.digest: candidate for candidate in candidates}
 
 
 def _read_front(

@@ -7,7 +7,7 @@ last line that is not whole yet.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ from typing import Any
 from evaluators.score import Failed, Score
 from hw_models.errors import CorruptRunError, InputError
 from spaces.candidate import Candidate
+
+FORMAT = "paretrim-journal-1"
+ADVICE = "Give the folder of a run; runs lie in runs/search/ unless --project said otherwise."
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,7 @@ class Entry:
         candidate: What was evaluated.
         result: What came of it.
         seconds: Wall time of the evaluation.
-        where: Actor and node, or the run that it was taken over from.
+        where: Actor and node, or the absolute path of the run that it was taken over from.
         time: Unix time at which it was recorded.
     """
 
@@ -39,6 +42,27 @@ class Entry:
     where: str
     time: float
 
+    @property
+    def is_reused(self) -> bool:
+        """Whether another run had evaluated it before."""
+        return Path(self.where).is_absolute()
+
+
+def read_protocol(path: Path) -> str:
+    """Return the digest of what results depend on: weights, images, how they are scored.
+
+    Raises:
+        InputError: The file is no journal.
+    """
+    try:
+        header = json.loads(_whole_lines(path)[0])
+        if header["format"] == FORMAT:
+            return str(header["study"])
+        found = f"format {header['format']!r}"
+    except (IndexError, ValueError, KeyError, TypeError) as error:
+        found = repr(error)
+    raise InputError(f"{path}: expected the journal of a run, got {found}.", ADVICE)
+
 
 def read_entries(path: Path) -> Iterator[Entry]:
     """Yield the evaluations of a journal in the order they were recorded.
@@ -47,14 +71,7 @@ def read_entries(path: Path) -> Iterator[Entry]:
         InputError: There is no journal.
         CorruptRunError: A line before the last one is damaged.
     """
-    try:
-        lines = path.read_bytes().split(b"\n")[:-1]
-    except OSError as error:
-        raise InputError(
-            f"{path}: expected the journal of a run ({error.strerror}).",
-            "Give the folder of a run; runs lie in runs/search/ unless --project said otherwise.",
-        ) from error
-    for number, line in enumerate(lines[1:], start=2):
+    for number, line in enumerate(_whole_lines(path)[1:], start=2):
         try:
             record = json.loads(line)
             if "rung" in record:
@@ -67,17 +84,32 @@ def read_entries(path: Path) -> Iterator[Entry]:
             ) from error
 
 
-def _entry(record: dict[str, Any]) -> Entry:
-    result = record["result"]
+def _whole_lines(path: Path) -> list[bytes]:
+    try:
+        return path.read_bytes().split(b"\n")[:-1]
+    except OSError as error:
+        raise InputError(
+            f"{path}: expected the journal of a run ({error.strerror}).", ADVICE
+        ) from error
+
+
+def result_from(record: Mapping[str, Any]) -> Score | Failed:
+    """Return what an evaluation came to, as the journal has it.
+
+    Raises:
+        KeyError, TypeError, ValueError: It is neither.
+    """
+    if "score" in record:
+        return Score.from_dict(record["score"])
+    return Failed.from_dict(record["failed"])
+
+
+def _entry(record: Mapping[str, Any]) -> Entry:
     return Entry(
         digest=str(record["digest"]),
         rung=str(record["rung"]),
         candidate=Candidate.from_dict(record["candidate"]),
-        result=(
-            Score.from_dict(result["score"])
-            if "score" in result
-            else Failed.from_dict(result["failed"])
-        ),
+        result=result_from(record["result"]),
         seconds=float(record["seconds"]),
         where=str(record["where"]),
         time=float(record["time"]),

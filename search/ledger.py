@@ -22,7 +22,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,11 +31,10 @@ from filelock import FileLock, Timeout
 
 from evaluators.score import Failed, Score
 from hw_models.errors import CorruptRunError, InputError
+from search.journal import FORMAT, Entry, read_entries, read_protocol, result_from
 from spaces.candidate import Candidate
 
 log = logging.getLogger(__name__)
-
-FORMAT = "paretrim-journal-1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +84,12 @@ class Ledger:
             has them open; those of another study have nothing to offer.
 
     Raises:
-        CorruptRunError: The journal is damaged, or belongs to other settings.
+        CorruptRunError: The journal or another is damaged, or it belongs to other settings.
         InputError: Another process has the run open; or one of the others is no journal.
     """
 
     def __init__(self, path: Path, study: str, others: Iterable[Path] = ()) -> None:
-        self._elsewhere = _results_elsewhere(others, study)
+        self._elsewhere = _entries_elsewhere(others, study)
         self._path = path
         self._lock = FileLock(path.with_suffix(".lock"))
         self.results: dict[tuple[str, str], Score | Failed] = {}
@@ -134,7 +133,7 @@ class Ledger:
                     self.measured.setdefault(key, dict(record["measured"]))
                     continue
                 key = (str(record["digest"]), str(record["rung"]))
-                self.results.setdefault(key, _result_from(record["result"]))
+                self.results.setdefault(key, result_from(record["result"]))
                 self._note_asks(key, int(record.get("asks", 0)))
             except (KeyError, TypeError, ValueError) as error:
                 raise CorruptRunError(
@@ -158,8 +157,8 @@ class Ledger:
             CorruptRunError: See `record`.
         """
         if task.key not in self.results and task.key in self._elsewhere:
-            result, seconds, where = self._elsewhere[task.key]
-            self.record(Outcome(task, result, seconds, where), asks)
+            known = self._elsewhere[task.key]
+            self.record(Outcome(task, known.result, known.seconds, known.where), asks)
         return task.key in self.results
 
     def record(self, outcome: Outcome, asks: int = 0) -> None:
@@ -260,35 +259,22 @@ def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
         yield record
 
 
-def _results_elsewhere(
-    journals: Iterable[Path], study: str
-) -> dict[tuple[str, str], tuple[Score | Failed, float, str]]:
-    """Return result, seconds and origin by key from the journals of other runs.
+def _entries_elsewhere(journals: Iterable[Path], study: str) -> dict[tuple[str, str], Entry]:
+    """Return what the journals of other runs know, by key, with their folders as its origin.
 
-    Their owners may be writing: a last line that is not whole is passed over. So is what failed but
-    may succeed elsewhere.
+    What failed but may succeed elsewhere is passed over.
 
     Raises:
-        InputError: A file cannot be read, or is no journal.
+        InputError: A file is no journal.
+        CorruptRunError: A journal is damaged.
     """
-    found: dict[tuple[str, str], tuple[Score | Failed, float, str]] = {}
+    found: dict[tuple[str, str], Entry] = {}
     for path in journals:
         known = len(found)
-        try:
-            lines = path.read_bytes().split(b"\n")[:-1]
-            header, *records = map(json.loads, lines)
-            assert header["format"] == FORMAT
-            for record in records if header["study"] == study else []:
-                if "rung" in record:
-                    result = _result_from(record["result"])
-                    if isinstance(result, Score) or not result.retryable:
-                        seconds = float(record["seconds"])
-                        key = (str(record["digest"]), str(record["rung"]))
-                        found.setdefault(key, (result, seconds, str(path.parent)))
-        except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
-            raise InputError(
-                f"{path}: expected the journal of a run to take results from, got {error!r}."
-            ) from error
+        for entry in read_entries(path) if read_protocol(path) == study else ():
+            if isinstance(entry.result, Score) or not entry.result.retryable:
+                origin = replace(entry, where=str(path.parent.absolute()))
+                found.setdefault((entry.digest, entry.rung), origin)
         log.info("%s: %d results may be taken over", path.parent, len(found) - known)
     return found
 
@@ -296,9 +282,3 @@ def _results_elsewhere(
 def _result_to(result: Score | Failed) -> dict[str, Any]:
     kind = "score" if isinstance(result, Score) else "failed"
     return {kind: result.to_dict()}
-
-
-def _result_from(record: Mapping[str, Any]) -> Score | Failed:
-    if "score" in record:
-        return Score.from_dict(record["score"])
-    return Failed.from_dict(record["failed"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections import Counter, defaultdict
@@ -15,7 +14,7 @@ from typing import Any
 
 from search.design.carry_out import StudyFolder, is_done
 from search.design.plan import Job, Plan
-from search.journal import read_entries
+from search.journal import read_entries, read_protocol
 from search.report import read_report
 from search.report.value import PointView, Report
 
@@ -314,7 +313,7 @@ def _methods(cells: Sequence[Cell]) -> Iterable[MethodRow]:
 
 def _effort(job: Job, folder: StudyFolder) -> Effort:
     entries = list(read_entries(folder.run(job).journal))
-    own = [entry for entry in entries if not entry.where.startswith("/")]
+    own = [entry for entry in entries if not entry.is_reused]
     return Effort(
         job.name,
         sum(entry.rung == "subset" for entry in entries),
@@ -328,9 +327,8 @@ def _twice(journals: Sequence[Path]) -> int:
     """Count the evaluations that were made again although a journal of equal protocol knew them."""
     counts: Counter[tuple[str, str, str]] = Counter()
     for journal in journals:
-        with journal.open(encoding="utf-8") as file:
-            protocol = json.loads(file.readline())["study"]
+        protocol = read_protocol(journal)
         for entry in read_entries(journal):
-            if not entry.where.startswith("/"):
+            if not entry.is_reused:
                 counts[protocol, entry.digest, entry.rung] += 1
     return sum(count - 1 for count in counts.values())

@@ -50,7 +50,7 @@ def history_of(entries: Sequence[Entry], problem: Problem, explored: Sequence[Po
             known = [value for value in (before, this) if value is not None]
             best[limit.text].append(max(known, default=None))
     by_rung = {rung: {e.digest for e in entries if e.rung == rung} for rung in RUNGS}
-    own = [entry for entry in entries if not entry.where.startswith("/")]  # else: another run's
+    own = [entry for entry in entries if not entry.is_reused]
     return History(
         minutes=tuple(minutes),
         hypervolume=tuple(volumes),
