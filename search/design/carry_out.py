@@ -19,6 +19,7 @@ from rich.console import Console
 from hw_models.errors import InfeasibleError, InputError
 from search.design.plan import Job, Plan
 from search.problem import prepare
+from search.report import read_report
 from search.run import new_search, read_settings, resume_search
 from search.run_folder import RunFolder, write_whole
 
@@ -76,7 +77,7 @@ def is_done(job: Job, folder: StudyFolder) -> bool:
     """Tell whether a search came to its end, or cannot be run at all."""
     run = folder.run(job)
     refused = set(job.budgets) <= set(folder.refused(job))
-    return refused or (run.report_data.is_file() and (run.path / "models" / "dense").is_dir())
+    return refused or (run.report_data.is_file() and read_report(run).complete)
 
 
 def _search(job: Job, folder: StudyFolder, earlier: Sequence[RunFolder]) -> None:

@@ -63,7 +63,7 @@ def collect(run: RunFolder, problem: Problem, result: Result, explored: Sequence
     return Report(
         title=f"{Path(settings.weights).stem} on {Path(settings.target).stem}",
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        complete=all(view.rung == "full" for view in views),
+        complete=bool(views) and all(view.rung == "full" for view in views),
         target=Path(settings.target).stem,
         objectives=tuple(
             name for name in ("energy", "size") if getattr(settings, name) is not None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 from hw_models.errors import InfeasibleError, InputError
 from search import api
@@ -25,10 +26,12 @@ SMALL = {
 
 
 @pytest.fixture(autouse=True)
-def handlers() -> Iterator[None]:
+def process() -> Iterator[None]:
+    """Leave the process as it was: a recovery keeps Ray running for the next one."""
     before = logging.getLogger().handlers
     yield
     logging.getLogger().handlers = before
+    ray.shutdown()
 
 
 def test_the_examples_of_the_documentation_run(

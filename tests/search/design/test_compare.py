@@ -34,7 +34,6 @@ def study(
         job = Job(name, "toy", "jetson-xavier-nx", "15W", method, seed, BUDGETS, {})
         searched = run_toy(method=method, seed=seed, latency=BUDGETS)
         shutil.copytree(searched.run.path, folder.run(job).path)
-        (folder.run(job).path / "models" / "dense").mkdir(parents=True)
         jobs.append(job)
     jobs.append(replace(jobs[0], name="not-run", seed=7))
     jobs.append(replace(jobs[0], name="impossible", device="jetson-nano", budgets=("1us",)))
@@ -63,6 +62,17 @@ def test_every_search_and_budget_has_a_row(
             assert picks[cell.budget]["map50_95"] == cell.map50_95
     assert comparison.cells[-1].refused == "No candidate can meet it."
     assert comparison.cells[-1].map50_95 is None
+
+
+def test_an_interrupted_search_is_not_done(study: tuple[Plan, StudyFolder], tmp_path: Path) -> None:
+    """Whatever lies there: models may be those of an earlier call with fewer evaluations."""
+    (job, *_), found = study[0].jobs, StudyFolder(tmp_path)
+    shutil.copytree(study[1].run(job).path, found.run(job).path)
+    (found.run(job).path / "models" / "dense").mkdir(parents=True)
+    assert is_done(job, found)
+    report = json.loads(found.run(job).report_data.read_text())
+    found.run(job).report_data.write_text(json.dumps(report | {"complete": False}))
+    assert not is_done(job, found)
 
 
 def test_frame_rates_take_the_best_of_all_searches(comparison: Comparison) -> None:
