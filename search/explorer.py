@@ -28,7 +28,7 @@ from search.pricing import part_costs
 from search.problem import Problem, accuracy
 from search.settings import Limits
 from search.solvers.terms import DIMENSIONS, Terms, decompose
-from search.watch import Best, Status
+from search.status import Best, Status
 from spaces.axis import Variable
 from spaces.candidate import Candidate
 
@@ -67,10 +67,9 @@ class Session:
         asks: How often a method has asked for new candidates.
         evaluations: How many results were recorded.
         busy_s: Wall time that they took, of all actors together.
-        hypervolume: Of the front so far, see `Explorer.hypervolume`.
-        best: Best mAP50-95 so far for each latency budget.
         collapses: How many candidates saw nothing any more, by the first layer that is broken.
-        note: Told again and again how the search stands.
+        status: How the search stands, as a method said last.
+        note: Told each time.
     """
 
     ledger: Ledger
@@ -82,9 +81,8 @@ class Session:
     asks: int = 0
     evaluations: int = 0
     busy_s: float = 0.0
-    hypervolume: float = 0.0
-    best: dict[str, float] = field(default_factory=dict)
     collapses: Counter[str] = field(default_factory=Counter)
+    status: Status = field(default_factory=Status)
     note: Callable[[Status], None] = lambda _: None
 
     def results(self, candidates: Sequence[Candidate], rung: str, title: str) -> list[Result]:
@@ -153,7 +151,6 @@ class Explorer:
         scored: Results of the genomes scored so far, by their bytes.
         objectives: Their objectives; `FAILED` for one without a score.
         front: Non-dominated genomes so far.
-        best: For each budget, the best mAP50-95 so far within it.
     """
 
     def __init__(self, problem: Problem, session: Session, points: dict[str, Point]) -> None:
@@ -164,8 +161,12 @@ class Explorer:
         self.scored: dict[bytes, Result] = {}
         self.objectives: dict[bytes, tuple[float, ...]] = {}
         self.front = Front[Genomes](problem.objective_count)
-        self.best = dict.fromkeys(problem.limits, 0.0)
-        self._best_points: dict[str, Best | None] = {x.text: None for x in problem.limits}
+        self._best: dict[Limits, Best | None] = dict.fromkeys(problem.limits)
+
+    @property
+    def best(self) -> dict[Limits, float]:
+        """For each budget, the best mAP50-95 so far within it; 0 for none."""
+        return {limit: best.map50_95 if best else 0.0 for limit, best in self._best.items()}
 
     @cached_property
     def variables(self) -> tuple[Variable, ...]:
@@ -298,11 +299,9 @@ class Explorer:
                 self.points[task.key[0]] = point
                 self.objectives[key] = self.problem.objectives(point.cost, result)
                 self.front.add(self.objectives[key], genome)
-                for limit in self.best:
-                    if limit.affordable(point.cost) and accuracy(result) > self.best[limit]:
-                        self.best[limit] = accuracy(result)
-                        best = Best(accuracy(result), point.cost.latency_ms)
-                        self._best_points[limit.text] = best
+                for limit, best in self.best.items():
+                    if limit.affordable(point.cost) and accuracy(result) > best:
+                        self._best[limit] = Best(accuracy(result), point.cost.latency_ms)
 
     @property
     def lowest_useful(self) -> float:
@@ -326,18 +325,18 @@ class Explorer:
     def report(self) -> None:
         """Log one line on how the search stands, and tell those who watch."""
         session = self.session
-        session.hypervolume = self.hypervolume()
-        session.best = {limit.text: value for limit, value in self.best.items()}
-        scored, evals = len(self.scored), self.problem.settings.evals
-        session.note(Status(scored, evals, session.hypervolume, dict(self._best_points)))
-        failures = session.failures
+        best = {limit.text: best for limit, best in self._best.items()}
+        evals = self.problem.settings.evals
+        status = Status(len(self.scored), evals, self.hypervolume(), best)
+        session.status = status
+        session.note(status)
         log.info(
             "%d of %d candidates; hypervolume %.4f; best mAP50-95 so far: %s%s",
-            scored,
-            evals,
-            session.hypervolume,
-            ", ".join(f"{text} {value:.3f}" for text, value in session.best.items()),
-            f"; failed: {dict(failures)}" if failures else "",
+            status.scored,
+            status.evals,
+            status.hypervolume,
+            ", ".join(f"{text} {value:.3f}" for text, value in status.map50_95.items()),
+            f"; failed: {dict(session.failures)}" if session.failures else "",
         )
 
 

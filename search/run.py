@@ -36,11 +36,12 @@ from search.promise import check_reached, keep_promise, on_device
 from search.report import write_report
 from search.run_folder import RunFolder, new_run
 from search.settings import Settings, parse_duration_s
+from search.status import write_status
 from search.study import explore, name_points, score_dense, verify
 from search.tracking.chosen import check_installed, trackers
 from search.tracking.heartbeat import Heartbeat
 from search.tracking.mirror import fetch, is_url, mirrored
-from search.watch import live_view, write_status
+from search.watch import live_view
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,57 +25,13 @@ from rich.table import Table
 
 from hw_models.errors import InputError
 from search.progress import progress_bar
-from search.run_folder import RunFolder, write_whole
+from search.run_folder import RunFolder
+from search.status import Status, read_status
 
 RECENT = 40  # evaluations that the pace is taken from
 QUIET_S = 120.0  # without a new line before a run is said to be silent
 SHOWN_WORKERS = 8
 REFRESH_S = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Best:
-    """The best point so far within one budget.
-
-    Attributes:
-        map50_95: On the images that candidates are compared on.
-        latency_ms: Predicted.
-    """
-
-    map50_95: float
-    latency_ms: float
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """What only the search itself knows.
-
-    Attributes:
-        scored: Candidates scored.
-        evals: Candidates to score at most.
-        hypervolume: Of the front so far.
-        best: By budget, as the user wrote it; None where nothing is within it yet.
-    """
-
-    scored: int
-    evals: int
-    hypervolume: float
-    best: dict[str, Best | None]
-
-
-def write_status(run: RunFolder, status: Status) -> None:
-    """Let those who watch know."""
-    write_whole(run.status, json.dumps(asdict(status)) + "\n")
-
-
-def read_status(run: RunFolder) -> Status | None:
-    """Return how a search stands; None if it has not said yet."""
-    try:
-        content = json.loads(run.status.read_text(encoding="utf-8"))
-        best = {text: value and Best(**value) for text, value in content.pop("best").items()}
-        return Status(**content, best=best)
-    except (OSError, ValueError, KeyError, TypeError):  # not there, or of another version
-        return None
 
 
 @dataclass(slots=True)

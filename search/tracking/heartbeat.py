@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -47,7 +48,7 @@ class Heartbeat:
         """Tell all trackers how the run stands now."""
         state = self._take()
         for tracker in self._trackers:
-            _try(tracker, lambda tracker=tracker: tracker.report(state))  # type: ignore[misc]
+            _try(tracker, partial(tracker.report, state))
 
     def _take(self) -> State:
         now, session = self._clock(), self._session
@@ -61,8 +62,8 @@ class Heartbeat:
             failures=session.failures.total(),
             actors=actors,
             busy=min(1.0, busy),
-            hypervolume=session.hypervolume,
-            best=dict(session.best),
+            hypervolume=session.status.hypervolume,
+            best=session.status.map50_95,
         )
 
     def _run(self) -> None:

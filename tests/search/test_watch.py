@@ -10,7 +10,8 @@ from rich.console import Console
 
 from hw_models.errors import InputError
 from search.run_folder import RunFolder
-from search.watch import Best, Status, Tail, View, live_view, read_status, watch_run, write_status
+from search.status import Best, Status, read_status, write_status
+from search.watch import Tail, View, live_view, watch_run
 
 
 def line(rung: str, at: float, where: str = "10.0.0.1/7", **result: object) -> bytes:

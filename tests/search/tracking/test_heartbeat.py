@@ -87,8 +87,8 @@ def test_a_search_tells_its_front() -> None:
     problem = toy_problem(latency=("95%", "70%"), method="random", evals=20)
     session = explore(problem, additive(problem)).session
     assert session.evaluations == 20
-    assert 0 < session.hypervolume < 1
-    assert set(session.best) == {"95%", "70%"}
+    assert 0 < session.status.hypervolume < 1
+    assert set(session.status.best) == {"95%", "70%"}
     assert isinstance(session.pool, FormulaPool)
 
 
