@@ -22,13 +22,11 @@ was evaluated before, and in whichever actor.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -49,7 +47,6 @@ from evaluators.score import Failed, FailureKind, Score
 from hw_models.workload import ConvShape
 from spaces.candidate import Candidate
 from spaces.compress import Ranking, compress, kept_channels
-from spaces.formats import FORMATS
 from spaces.formats.interface import Compressed
 from spaces.groups import Network
 from spaces.model import Detector
@@ -82,7 +79,6 @@ class Evaluator:
         restoration: How sliced networks get accuracy back on the cheap rungs, a key of
             `RESTORATIONS`. On YOLOv5n the refit keeps twice the mAP that batch-norm re-estimation
             keeps, and both together less.
-        cpu: Whether files are written for ONNX Runtime on a CPU instead of TensorRT.
     """
 
     def __init__(
@@ -93,7 +89,6 @@ class Evaluator:
         calibration: Dataset,
         validation: Dataset,
         restoration: str = "refit",
-        cpu: bool = False,
     ) -> None:
         assert restoration in RESTORATIONS, restoration
         self._detector = detector
@@ -101,7 +96,6 @@ class Evaluator:
         self._ranking = ranking
         self._calibration = calibration
         self._restoration = restoration
-        self._cpu = cpu
         self._rungs = {
             rung: validation.subset(images)
             for rung, images in (
@@ -203,16 +197,6 @@ class Evaluator:
         bits, dense = _bits(candidate), self._at(candidate.imgsz)
         scales = dense.scales if _needs_scales(bits) else None
         return Compressed(self.build(candidate), candidate.imgsz, bits, scales, dense.quick_images)
-
-    def export(self, candidate: Candidate, path: Path) -> None:
-        """Write a candidate as an ONNX file, in the form that the target's runtime is fast with.
-
-        Raises:
-            InputError: If the candidate does not fit the model.
-        """
-        form = FORMATS["onnx-cpu" if self._cpu else "onnx-tensorrt"]
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            form.write(self.compressed(candidate), Path(folder)).replace(path)
 
     def _at(self, imgsz: int) -> DenseAtSize:
         if imgsz not in self._dense:

@@ -8,12 +8,12 @@ than the pool's own, on the very network that relative budgets refer to.
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from evaluators.evaluator import Evaluator
@@ -30,6 +30,7 @@ from hw_models.pool import DevicePool, Health, Rules
 from search.ledger import Ledger
 from search.settings import Settings
 from spaces.candidate import Candidate
+from spaces.formats.interface import Format
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,8 @@ class Bench:
     Args:
         pool: The devices.
         ledger: Where measurements are looked up and recorded.
-        evaluator: Exports candidates.
+        evaluator: Builds candidates.
+        form: What they are written as.
         folder: Where exported files are kept, named by candidate.
         dense: The candidate whose time is the reference.
         sleep: Waits seconds.
@@ -89,6 +91,7 @@ class Bench:
         pool: DevicePool,
         ledger: Ledger,
         evaluator: Evaluator,
+        form: Format,
         folder: Path,
         dense: Candidate,
         sleep: Callable[[float], None] = time.sleep,
@@ -96,6 +99,7 @@ class Bench:
         self._pool = pool
         self._ledger = ledger
         self._evaluator = evaluator
+        self._form = form
         self._folder = folder
         self._sleep = sleep
         (kind,) = pool.kinds
@@ -108,9 +112,8 @@ class Bench:
         path = self._folder / f"{candidate.digest}.onnx"
         if not path.is_file():
             self._folder.mkdir(exist_ok=True)
-            part = path.with_suffix(".part")
-            self._evaluator.export(candidate, part)
-            part.replace(path)
+            with TemporaryDirectory(dir=self._folder) as part:
+                self._form.write(self._evaluator.compressed(candidate), Path(part)).replace(path)
         return path
 
     def measure(self, candidate: Candidate) -> Timed:
@@ -177,10 +180,6 @@ class Bench:
     def _call(self, candidate: Candidate) -> Measurement:
         model = self.file(candidate).read_bytes()
         return self._pool.measure(model, replace(PROTOCOL, precision=precision_of(model)))
-
-    def deliver(self, candidate: Candidate, path: Path) -> None:
-        """Write the file of a candidate, the measured one."""
-        shutil.copyfile(self.file(candidate), path)
 
 
 @contextmanager

@@ -157,7 +157,6 @@ def prepare(settings: Settings) -> Problem:
         ranking=rank(detector, network, criterion, as_input(calibration.squares(imgsz[0]))),
         calibration=calibration,
         validation=validation,
-        cpu=base == 32,
     )
     problem = Problem(
         settings=settings,

@@ -23,7 +23,7 @@ from rich.console import Console
 from evaluators.evaluator import SUBSET_IMAGES, Evaluator
 from hw_models.errors import InputError
 from search.actors import InProcessPool, Pool, RayPool
-from search.deliver import check_delivered, deliver
+from search.deliver import check_delivered, deliver, native_format
 from search.explorer import Session
 from search.finished import with_recovered
 from search.front import Point
@@ -163,7 +163,10 @@ def _run(problem: Problem, run: RunFolder, console: Console) -> None:
         evaluator = problem.build()
         bench = None
         if device_pool is not None:
-            bench = Bench(device_pool, ledger, evaluator, run.measured, problem.dense())
+            bench = Bench(
+                device_pool, ledger, evaluator, native_format(problem), run.measured,
+                problem.dense(),
+            )  # fmt: skip
             problem = on_device(problem, bench)
             run.write_study(problem.settings, _resolved(problem))
         with Heartbeat(session, [*trackers(run, problem.settings), *mirrors]):

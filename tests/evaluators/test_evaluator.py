@@ -14,6 +14,7 @@ from evaluators.score import Failed, Score
 from hw_models.errors import InputError
 from spaces.candidate import Candidate
 from spaces.export import OnnxDetector
+from spaces.formats import FORMATS
 from spaces.groups import Network, analyse
 from spaces.model import Detector, load_detector
 from spaces.saliency import rank
@@ -100,8 +101,7 @@ def test_an_exported_file_scores_like_its_candidate(
     kept = pruned(parts[1]).kept
     bits = few_bits(parts[1], 8, 8).bits
     candidate = Candidate(SIZE, kept, bits)
-    evaluator.export(candidate, tmp_path / "model.onnx")
-    run = OnnxDetector(tmp_path / "model.onnx")
+    run = OnnxDetector(FORMATS["onnx-tensorrt"].write(evaluator.compressed(candidate), tmp_path))
 
     def forward(images: torch.Tensor) -> torch.Tensor:
         outputs = [run(image[None].contiguous().numpy()) for image in images]
