@@ -22,7 +22,7 @@ from search.front import Point, pareto
 from search.journal import read_entries
 from search.ledger import Ledger, Outcome, Task
 from search.outputs import Result, front_text, write_outputs
-from search.problem import Problem, accuracy, prepare
+from search.problem import Problem, prepare
 from search.report import write_report
 from search.run_folder import RunFolder, write_whole
 from search.study import score_dense
@@ -174,10 +174,7 @@ def _read_front(
             )
         candidate = candidates[row["digest"]]
         front.append(Point(row["id"], row["method"], candidate, problem.cost(candidate), score))
-    limits = problem.limits
-    if problem.settings.max_drop is not None:
-        floor = accuracy(dense[0].score) - problem.settings.max_drop
-        limits = tuple(replace(limit, map50_95=floor) for limit in limits)
+    limits = problem.limits_above(dense[0].score)
     return Result(tuple(front), tuple(dense), limits, exported)
 
 

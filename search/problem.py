@@ -75,6 +75,13 @@ class Problem:
         """Return the uncompressed model, at its largest input size if no other is given."""
         return uncompressed(self.space, imgsz or self.sizes[0])
 
+    def limits_above(self, dense: Score) -> tuple[Limits, ...]:
+        """Return the limits with the accuracy floor of `--max-drop` below the dense model's."""
+        if self.settings.max_drop is None:
+            return self.limits
+        floor = accuracy(dense) - self.settings.max_drop
+        return tuple(replace(limit, map50_95=floor) for limit in self.limits)
+
     def cost(self, candidate: Candidate) -> Cost:
         """Predict what a candidate costs on the target, layer by layer."""
         return self.model.predict(self.space.workload(candidate))

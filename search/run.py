@@ -185,10 +185,7 @@ def _search(
             for p in dense
         ),
     )
-    limits = problem.limits
-    if problem.settings.max_drop is not None:
-        floor = accuracy(dense[0].score) - problem.settings.max_drop
-        limits = tuple(replace(limit, map50_95=floor) for limit in limits)
+    limits = problem.limits_above(dense[0].score)
     points: dict[str, Point] = {}
     try:
         explore(problem, session, points)
