@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from typer.exceptions import TyperException
 
 from hw_models.cli import add_commands
@@ -21,6 +20,7 @@ from hw_models.cli_options import ServerName, TlsCa, TlsCert, TlsKey, TokenFile
 from hw_models.devices_cli import devices
 from hw_models.errors import InputError, ParetrimError
 from search.apply_cli import apply
+from search.cli_parts import TrustCheckpoint, console, file_or_name, needing
 from search.design_cli import study
 from search.export_cli import export
 from search.look_cli import export_optuna, report, watch
@@ -44,7 +44,6 @@ app.command()(export_optuna)
 app.command()(study)
 
 INTERRUPTED = 130
-LOG_WIDTH = 130  # of tables where standard output is no terminal
 
 
 @app.callback()
@@ -134,17 +133,14 @@ def search(
     resume: Annotated[
         str | None, typer.Option(help="go on with the run in this folder, or at a --mirror URL")
     ] = None,
-    trust_checkpoint: Annotated[
-        bool,
-        typer.Option("--trust-checkpoint", help="run the code in the .pt file, if it needs that"),
-    ] = False,
+    trust_checkpoint: TrustCheckpoint = False,
 ) -> None:
     """Search the Pareto front of compressed variants of a detector within a budget."""
     given: dict[str, Any] = {
-        "weights": _file_or_name(weights),
-        "data": _file_or_name(data),
+        "weights": file_or_name(weights),
+        "data": file_or_name(data),
         "imgsz": _integers("--imgsz", imgsz),
-        "target": _file_or_name(target),
+        "target": file_or_name(target),
         "power_mode": power_mode,
         "latency": latency and tuple(latency.split(",")),
         "energy": energy,
@@ -176,28 +172,14 @@ def search(
         "seed": seed,
         "trust_checkpoint": trust_checkpoint or None,
     }
-    # Imported here: torch, ray and ultralytics take seconds, and the other commands need none.
-    try:
+    with needing():
         from search.run import new_search, resume_search
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"The search needs {error.name}, which is not installed.",
-            "pip install 'paretrim[search]'",
-        ) from error
 
     given = {key: value for key, value in given.items() if value is not None}
-    console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH, highlight=False)
     if resume is not None:
-        resume_search(resume, project, given, console)
+        resume_search(resume, project, given, console())
     else:
-        new_search(given, project, name, exist_ok, console)
-
-
-def _file_or_name(text: str | None) -> str | None:
-    """Make a path absolute, so that the run can be resumed from elsewhere; keep a plain name."""
-    if text is None or not Path(text).exists():
-        return text
-    return str(Path(text).resolve())
+        new_search(given, project, name, exist_ok, console())
 
 
 def _integers(option: str, text: str | None) -> tuple[int, ...] | None:

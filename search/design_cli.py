@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from search.look_cli import missing
-
-LOG_WIDTH = 150  # of tables where standard output is no terminal
+from search.cli_parts import console, needing
 
 
 def study(
@@ -23,17 +19,14 @@ def study(
 
     Given again after an interruption, the same command goes on where it was.
     """
-    # Imported here: torch, ray and ultralytics take seconds, and the other commands need none.
-    try:
+    with needing():
         from search.design.carry_out import StudyFolder, carry_out
         from search.design.compare import compare
         from search.design.outputs import answers, tables, write_comparison
         from search.design.plan import read_plan
         from search.progress import start_logging
-    except ModuleNotFoundError as error:
-        raise missing(error) from error
-    console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH, highlight=False)
-    start_logging(console)
+    out = console()
+    start_logging(out)
     plan = read_plan(file)
     folder = StudyFolder(project / (name or plan.name))
     try:
@@ -43,13 +36,13 @@ def study(
         if comparison.curves:
             write_comparison(folder, comparison)
     for table in tables(comparison):
-        console.print(table)
+        out.print(table)
     for line in answers(comparison):
-        console.print(line, style="bold")
+        out.print(line, style="bold")
     evaluated = sum(effort.evaluated for effort in comparison.efforts)
     reused = sum(effort.reused for effort in comparison.efforts)
-    console.print(
+    out.print(
         f"{len(plan.jobs)} searches: {evaluated} evaluations, {reused} taken over from other "
         f"searches, {comparison.twice} made twice."
     )
-    console.print(f"Table:   {folder.table}", f"Report:  {folder.report}", sep="\n")
+    out.print(f"Table:   {folder.table}", f"Report:  {folder.report}", sep="\n")

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from hw_models.errors import InputError
-
-LOG_WIDTH = 160  # of tables where standard output is no terminal
+from search.cli_parts import console, needing
 
 FORMAT_HELP = (
     "onnx (in the form the target is fast with), onnx-tensorrt, onnx-cpu, openvino, trtexec,"
@@ -32,13 +28,6 @@ def export(
     ] = None,
 ) -> None:
     """Export points of a run and verify the files: loaded, compared, counted, measured."""
-    # Imported here: torch, ray and ultralytics take seconds, and the other commands need none.
-    try:
+    with needing():
         from search.export import export as carry_out
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"Exporting needs {error.name}, which is not installed.",
-            "pip install 'paretrim[search]'",
-        ) from error
-    console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH, highlight=False)
-    carry_out(run, tuple(point or ()), format_name, nms, output, console)
+    carry_out(run, tuple(point or ()), format_name, nms, output, console())

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from hw_models.errors import InputError
-
-LOG_WIDTH = 130  # of tables where standard output is no terminal
+from search.cli_parts import console, needing
 
 
 def recover(
@@ -49,16 +45,9 @@ def recover(
 
     Given again after an interruption, the same command goes on where it was.
     """
-    # Imported here: torch, ray and ultralytics take seconds, and the other commands need none.
-    try:
+    with needing():
         from search.recover.command import recover as carry_out
         from search.recover.wish import Treatment, Wish
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"Recovering needs {error.name}, which is not installed.",
-            "pip install 'paretrim[search]'",
-        ) from error
-    console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH, highlight=False)
     treatment = Treatment(rounding, splice, layers, slimming)
     wish = Wish(tuple(point or ()), trials, epochs, treatment, not no_labels, seed)
-    carry_out(run, wish, console)
+    carry_out(run, wish, console())
