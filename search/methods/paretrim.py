@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 OFFSPRING = 4 * BATCH  # of which, and of the local moves, the surrogate chooses a generation
 RESOLVED = 96  # additive problems solved anew a generation, over all input sizes
-REPAIRED = 4  # of them brought to a budget each
+REPAIRED = 4  # budgets that one of them is brought to, a generation
 NEAR = (0.93, 1.04)  # share of a budget that a genome costs before
 AT_BUDGETS = 0.25  # largest share of a generation chosen to be the best within some budget
 STEPPED = 2  # points of the front whose neighbours are all considered
@@ -192,7 +192,7 @@ class Learner:
         return np.concatenate(found)
 
     def _on_budgets(self, genomes_NV: Genomes) -> Genomes:
-        """Bring one genome to each budget that it misses by little, or that leaves room.
+        """Bring one genome each to a few random budgets that it misses by little or leaves room in.
 
         Priced by the tables, corrected by their error at the genome: thrice as fast.
         """

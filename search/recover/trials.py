@@ -38,12 +38,12 @@ DEMO_TRAINING_IMAGES = 512
 STEPS_AN_EPOCH = 12  # at least, as far as batches of `SMALLEST_BATCH` allow
 SMALLEST_BATCH, LARGEST_BATCH = 4, 16
 PAYS_FROM_PERCENT = 75  # of its training that a trial gets to be as good as no training
+PAYS_MARGIN = 0.02  # of mAP50-95 that it may still lack then
 LARGEST_RATE = 1e-3  # peak of AdamW's for a point that has lost `MUCH_LOST` of the dense mAP
 MUCH_LOST = 0.2
 SMALLEST_SHARE = 0.1  # of that rate
 TINY = 1e-9
 LAYERS_RATE = 1e-4  # peak of AdamW where layers learn their outputs: they are close already
-PAYS_MARGIN = 0.02  # of mAP50-95 that it may still lack then
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -211,7 +211,7 @@ def train_trial(config: dict[str, Any], payload: Payload) -> None:
     """Train one point with one setting; runs in a process of Ray Tune.
 
     Reports after each epoch, with a checkpoint; a training that leaves the finite numbers, or is
-    no better than no training when half of it is over, says so and ends.
+    no better than no training when `PAYS_FROM_PERCENT` of it is over, says so and ends.
     """
     torch.set_num_threads(1)
     config = config["trial"]

@@ -42,7 +42,7 @@ def compose(name: str, title: str, value: Any, fallback: str) -> str:
     return Template(_asset(f"{name}.html")).substitute(
         title=escape(title),
         css=_asset("page.css"),
-        data=data.replace("</", "<\\/"),
+        data=data.replace("<", "\\u003c"),
         plotly=_plotly(),
         script=_asset("common.js") + _asset(f"{name}.js"),
         fallback=fallback,

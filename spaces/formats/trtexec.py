@@ -68,7 +68,7 @@ class Trtexec(Format):
         """See Format.
 
         Raises:
-            InputError: The bundle lacks its flags or its script, or they do not fit the file.
+            InputError: The bundle lacks its flags or its script.
         """
         flags = path.with_name("flags.txt")
         script = path.with_name("build.sh")
