@@ -1,8 +1,24 @@
 """Measurements side by side; each module is a command that prints a table.
 
-python -m benchmarks.throughput     evaluations, pool efficiency, candidates priced
-python -m benchmarks.hw_models      error of the hardware models on rows they were not fitted on
-python -m benchmarks.quantization   bits, clips, roundings and grids: accuracy kept without training
-python -m benchmarks.pruning        criteria, ways to make up for channels, choices of what goes
-python -m benchmarks.patterns       sparsity patterns: storage, accuracy kept, predicted gains
+What compression keeps (shared/ beside the repository has the models and images):
+quantization        bits, clips, roundings and grids: accuracy kept without training
+pruning             criteria, ways to make up for channels, choices of what goes
+patterns            sparsity patterns: storage, accuracy kept, predicted gains
+quantised_training  few bits, with and without training
+recover             a pick on BCCD, trained back
+
+What it costs:
+hw_models           errors of the hardware models on rows they were not fitted on
+host_cpu            quick ways to a faster YOLOv5 on a CPU, and a front beside them
+device_worker       overhead of measuring over gRPC; what a worker holds
+
+How the search does:
+search              every method under equal evaluation: hypervolume, picks
+proxies             how well cheap numbers stand for mAP
+overhead            time of the driver a candidate
+throughput, scale   evaluations a second, how busy actors are
+kills, soak         runs that are killed, runs that are long
+
+collect_measurements and hw_model_figures make files of the repository; networks/, rows and sleeper
+are parts of others.
 """

@@ -9,7 +9,6 @@ candidate between some sizes of the archive, and the memory held there.
 from __future__ import annotations
 
 import importlib
-import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import psutil
 import typer
 from rich.console import Console
 from rich.progress import Progress
@@ -103,8 +103,7 @@ class SimulatedPool:
 
 def memory_mb() -> float:
     """Return the resident memory of this process."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGESIZE") / 1e6
+    return float(psutil.Process().memory_info().rss / 1e6)
 
 
 def measure(problem: Problem, folder: Path) -> list[Mark]:
