@@ -3,9 +3,10 @@
     python -m benchmarks.host_cpu [--run RUN ...] [--shared ../shared] [--imgsz 320 640]
                                   [--images N] [--rounds N]
 
-yolov5nu, one thread: ONNX Runtime in FP32, its static quantisation of all ops and of convolutions
-only (uint8 activations, int8 weights of each channel, the calibrator's defaults), OpenVINO in FP32
-and quantised by NNCF (`pip install .[benchmarks]`), and the front of finished runs (`--run`: their
+yolov5nu, one thread: ONNX Runtime in FP32, its static quantisation of all ops, of all but the
+decoding of boxes and of convolutions only (uint8 activations, int8 weights of each channel, the
+calibrator's defaults), OpenVINO in FP32 and quantised by NNCF without the decoding
+(`pip install .[benchmarks]`), and the front of finished runs (`--run`: their
 folders; only exported files of the same input size count, which are the picks and what was measured
 with `--measure-on`). Live workers on loopback time all files in turns;
 a speed-up is the median, over the turns, of the time of ONNX Runtime's FP32 in that turn over the
@@ -83,33 +84,55 @@ def quick_ways(weights: Path, imgsz: int, images: Images, folder: Path) -> Itera
     full = {name: (32, 32) for name in names if "dfl" not in name}
     export_onnx(detector, imgsz, dense, full)
     yield Way(FP32, dense)
-    for name, ops in (("all ops", None), ("convolutions", ["Conv"])):
+    decoding = decoding_nodes(onnx.load(dense))
+    for name, ops, left_out in (
+        ("all ops", None, []),
+        ("all but decoding", None, decoding),
+        ("convolutions", ["Conv"], []),
+    ):
         path = folder / f"ort-{name.replace(' ', '-')}-{imgsz}.onnx"
-        _quantize_static(dense, path, images, ops)
+        _quantize_static(dense, path, images, ops, left_out)
         yield Way(f"ONNX Runtime static INT8, {name}", path)
     yield Way("OpenVINO FP32", dense, "openvino")
     if importlib.util.find_spec("nncf") is not None:
         path = folder / f"nncf-{imgsz}.onnx"
-        _quantize_nncf(dense, path, images)
+        _quantize_nncf(dense, path, images, decoding)
         yield Way("OpenVINO INT8 by NNCF, mixed", path, "openvino")
 
 
-def _quantize_static(source: Path, path: Path, images: Images, ops: list[str] | None) -> None:
+def decoding_nodes(model: onnx.ModelProto) -> list[str]:
+    """Return the names of the nodes that no convolution comes after: they make boxes of maps."""
+    wanted: set[str] = set()
+    names = []
+    for node in reversed(model.graph.node):
+        if node.op_type == "Conv" or wanted & set(node.output):
+            wanted |= set(node.input)
+        else:
+            names.append(node.name)
+    return names
+
+
+def _quantize_static(
+    source: Path, path: Path, images: Images, ops: list[str] | None, left_out: list[str]
+) -> None:
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     quantize_static(
         source, path, Reader(images), quant_format=QuantFormat.QDQ, per_channel=True,
         reduce_range=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-        op_types_to_quantize=ops,
+        op_types_to_quantize=ops, nodes_to_exclude=left_out,
     )  # fmt: skip
     _copy_metadata(source, path)
 
 
-def _quantize_nncf(source: Path, path: Path, images: Images) -> None:
+def _quantize_nncf(source: Path, path: Path, images: Images, left_out: list[str]) -> None:
     import nncf
 
     data = nncf.Dataset([{"images": image[None]} for image in images])
-    model = nncf.quantize(onnx.load(source), data, preset=nncf.QuantizationPreset.MIXED)
+    model = nncf.quantize(
+        onnx.load(source), data, preset=nncf.QuantizationPreset.MIXED,
+        ignored_scope=nncf.IgnoredScope(names=left_out, validate=False),
+    )  # fmt: skip
     onnx.save(model, path)
     _copy_metadata(source, path)
 
