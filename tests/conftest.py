@@ -10,6 +10,8 @@ import pytest
 
 # Two OpenMP threads on two busy cores wait for each other most of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray lets its actors give way to all else: beside other tests they would hardly run.
+os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("YOLO_OFFLINE", "1")
 os.environ.setdefault("YOLO_CONFIG_DIR", tempfile.mkdtemp(prefix="paretrim-yolo-"))
 
