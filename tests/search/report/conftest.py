@@ -19,8 +19,8 @@ from search.outputs import Result, write_outputs
 from search.problem import Problem
 from search.report import write_report
 from search.run_folder import RunFolder
+from search.status import write_status
 from search.study import explore, score_dense, verify
-from search.watch import write_status
 from tests.search.toys import FormulaPool, additive, toy_problem
 
 
