@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import math
-import stat
 import sys
 from pathlib import Path
 
@@ -22,16 +21,6 @@ PLAN = Plan(warm_up=2, number=2, repeat=4, min_time_s=0)
 
 def quiet(done, total):
     """Hears no progress."""
-
-
-@pytest.fixture
-def trtexec(tmp_path):
-    """The stand-in as an executable."""
-    path = tmp_path / "trtexec"
-    source = (Path(__file__).parent / "trtexec_stand_in.py").read_text()
-    path.write_text(f"#!{sys.executable}\n{source}")
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    return str(path)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from paretrim_worker import PROTOCOL_VERSION
 from paretrim_worker import device_pb2 as pb
 
-from .conftest import TIMEOUT_S, Wire, chunk, request_of, start
+from .conftest import TIMEOUT_S, Wire, children_of, chunk, request_of, start
 
 
 @pytest.fixture
@@ -273,6 +273,22 @@ class TestRefusals:
         assert outside == []
 
 
+def name_of(pid):
+    """What a process runs; nothing if it has ended."""
+    try:
+        return Path("/proc/%d/comm" % pid).read_text().strip()
+    except OSError:
+        return ""
+
+
+SLOW_TRTEXEC = """#!/bin/sh
+# Builds at once; as silent as the real one while it times an engine, and takes ten minutes.
+echo "&&&& RUNNING TensorRT.trtexec [TensorRT v8502] # trtexec"
+case "$*" in *--loadEngine=*) exec sleep 600 ;; esac
+for argument; do
+  case "$argument" in --exportOutput=*) echo "[]" > "${argument#*=}" ;; esac
+done
+"""
 LONG = {"min_time_s": 600.0, "number": 1000, "repeat": 5}
 
 
@@ -305,6 +321,24 @@ class TestFaults:
         says = refused(grpc.StatusCode.ABORTED, list, call)
         assert "-9" in says
         assert own_wire.measure(digest).median_ms > 0
+
+    def test_kill_9_of_the_measuring_process_ends_what_it_started(
+        self, start_worker, tmp_path, models, refused
+    ):
+        """A trtexec that ran on would slow the next measurement down."""
+        slow = tmp_path / "trtexec"
+        slow.write_text(SLOW_TRTEXEC)
+        slow.chmod(0o755)
+        worker = start_worker("--runtime=trtexec", "--processor=auto", "--trtexec=%s" % slow)
+        wire = Wire(worker.address)
+        call = self.start_measuring(wire, wire.upload(models.conv()))
+        child = worker.child()
+        wait_until(lambda: "sleep" in [name_of(tool) for tool in children_of(child)])
+        (tool,) = children_of(child)
+        os.kill(child, signal.SIGKILL)
+        assert "(-9)" in refused(grpc.StatusCode.ABORTED, list, call)
+        wait_until(lambda: is_gone(tool), seconds=5.0)
+        wire.close()
 
     def test_a_stopped_measuring_process_is_killed_at_the_deadline(
         self, own_worker, own_wire, models, refused

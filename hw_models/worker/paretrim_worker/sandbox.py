@@ -22,6 +22,9 @@ from paretrim_worker.errors import REPORTED, Cancelled, ProcessDied, TimedOut, W
 START_SECONDS = 120.0
 """A cold Jetson takes tens of seconds to import a CUDA runtime."""
 
+END_SECONDS = 5.0
+"""A process that closed its output is given this long to end by itself: its exit code tells why."""
+
 LINE_BYTES = 4 * 1024 * 1024
 """An answer with the largest number of samples is far below this."""
 
@@ -217,16 +220,23 @@ class Sandbox:
                     yield json.loads(line.decode())
 
     def _death(self, process: "subprocess.Popen[bytes]") -> str:
-        """Say how the process ended, with the last it wrote."""
-        try:
-            code: Any = process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            code = "no exit code yet"
+        """Say how the process ended, with the last it wrote; what it started is killed."""
+        wait_unreaped(process.pid, END_SECONDS)
+        kill_group(process.pid)
+        code = process.wait()
         try:
             last = self._log.read_bytes()[-500:].decode(errors="replace").strip()
         except OSError:
             last = ""
         return "the measuring process ended ({}){}".format(code, ": " + last if last else "")
+
+
+def wait_unreaped(pid: int, seconds: float) -> None:
+    """Wait until a child has ended; unreaped, its number is still its group's and nobody else's."""
+    end_s = time.monotonic() + seconds
+    asked = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    while os.waitid(os.P_PID, pid, asked) is None and time.monotonic() < end_s:
+        time.sleep(0.005)
 
 
 def kill_group(pid: int) -> None:
