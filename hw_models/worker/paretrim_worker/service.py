@@ -391,5 +391,9 @@ def add_power(
     reply.power.mean_mw = mean_mw
     reply.power.readings = readings
     reply.power.energy_mj = mean_mw * reply.median_ms * 1e-3  # mW x ms = 1e-3 mJ
-    reply.power.idle_before_mw = recorder.mean_mw(*idle_before)[0] or 0.0
-    reply.power.idle_after_mw = recorder.mean_mw(rest_start_s, time.monotonic())[0] or 0.0
+    before_mw, _ = recorder.mean_mw(*idle_before)
+    if before_mw is not None:
+        reply.power.idle_before_mw = before_mw
+    after_mw, _ = recorder.mean_mw(rest_start_s, time.monotonic())
+    if after_mw is not None:
+        reply.power.idle_after_mw = after_mw
