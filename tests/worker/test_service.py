@@ -474,10 +474,21 @@ class TestFaults:
         refused(grpc.StatusCode.DEADLINE_EXCEEDED, wire.measure, digest, **LONG)
         wire.close()
 
+    def test_a_killed_measuring_process_leaves_no_engines(self, trtexec_worker, models):
+        wire = Wire(trtexec_worker.address)
+        for size in (8, 9, 10):
+            wire.measure(wire.upload(models.conv(size=size)))
+            assert len(list(trtexec_worker.folder.rglob("*.engine"))) == 1
+            child = trtexec_worker.child()
+            os.kill(child, signal.SIGKILL)
+            wait_until(lambda pid=child: is_gone(pid))
+        wire.close()
+
     def test_nothing_leaks(self, own_worker, own_wire, models, refused):
         """Descriptors, threads and files stay flat over 500 measurements, failures included.
 
-        The measuring process is replaced once on the way.
+        Those of the client, which is this process, and of the worker, whose measuring process is
+        replaced once on the way.
         """
         digest = own_wire.upload(models.conv(size=8))
         wrong = own_wire.upload(models.conv(size=9, open_shape=True))
@@ -490,14 +501,11 @@ class TestFaults:
                     refused(INVALID, own_wire.upload, b"no model")
 
         def held():
-            pid = own_worker.process.pid
-            folder = Path("/proc/%d" % pid)
-            return (
-                len(list((folder / "fd").iterdir())),
-                len(list((folder / "task").iterdir())),
-                len(list(Path("/proc/%d/fd" % own_worker.child()).iterdir())),
-                sum(1 for _ in own_worker.folder.rglob("*")),
-            )
+            client, worker = os.getpid(), own_worker.process.pid
+            places = [(pid, kind) for pid in (client, worker) for kind in ("fd", "task")]
+            places.append((own_worker.child(), "fd"))
+            counts = [len(list(Path("/proc/%d/%s" % place).iterdir())) for place in places]
+            return [*counts, sum(1 for _ in own_worker.folder.rglob("*"))]
 
         measure(30)  # threads of the pool are made on demand
         before, child = held(), own_worker.child()

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,7 +34,11 @@ JOBS_A_PROCESS = 500
 
 
 class ChildOptions(NamedTuple):
-    """How the measuring process is started; see child.py."""
+    """How the measuring process is started; see child.py.
+
+    Attributes:
+        scratch: A folder of the process alone; whatever it holds is deleted with the process.
+    """
 
     runtime: str
     threads: int
@@ -136,6 +141,8 @@ class Sandbox:
             assert pipe is not None
             with contextlib.suppress(BrokenPipeError):  # a job was still in the buffer
                 pipe.close()
+        # Engines and exports: killed, the process could not delete them.
+        shutil.rmtree(str(self._options.scratch), ignore_errors=True)
 
     def _ready(self) -> "subprocess.Popen[bytes]":
         process = self._process
@@ -149,6 +156,7 @@ class Sandbox:
             raise
 
     def _start(self) -> "subprocess.Popen[bytes]":
+        self._options.scratch.mkdir(mode=0o700, exist_ok=True)
         with self._log.open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "paretrim_worker.child", *self._options.arguments()],
