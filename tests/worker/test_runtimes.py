@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 from paretrim_worker.child import check_precision
@@ -15,6 +16,7 @@ from paretrim_worker.errors import BadRequest, CannotRun
 from paretrim_worker.model_inputs import make_inputs
 from paretrim_worker.onnx_check import check_model, parse
 from paretrim_worker.runtimes import NAMES, Options, make_runtime
+from paretrim_worker.runtimes.ort import PROVIDERS, providers
 from paretrim_worker.runtimes.trt import Trtexec
 from paretrim_worker.timing import Plan
 
@@ -32,12 +34,14 @@ def options(tmp_path, trtexec):
     return Options(threads=1, processor="auto", scratch=scratch, trtexec=trtexec)
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=[*("onnxruntime " + name for name in PROVIDERS), "openvino", "trtexec"])
 def runtime(request, options):
-    if request.param == "openvino" and importlib.util.find_spec("openvino") is None:
+    name, _, processor = request.param.partition(" ")
+    if name == "openvino" and importlib.util.find_spec("openvino") is None:
         pytest.skip("openvino is not installed here")
-    processor = "cpu" if request.param == "onnxruntime" else "auto"
-    return make_runtime(request.param, options._replace(processor=processor))
+    if processor and PROVIDERS[processor][0] not in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has no " + PROVIDERS[processor][0] + ": no GPU here")
+    return make_runtime(name, options._replace(processor=processor or "auto"))
 
 
 def load(runtime, models, data, precision="fp32", shapes=None):
@@ -132,6 +136,34 @@ def test_unknown_runtimes_are_refused(options):
 def test_processors_that_are_absent_are_refused(options):
     with pytest.raises(BadRequest, match="this onnxruntime has"):
         make_runtime("onnxruntime", options._replace(processor="npu"))
+
+
+@pytest.mark.parametrize(
+    ("version", "option"),
+    [("1.17.3", {}), ("1.18.0", {"use_tf32": 0}), ("1.32.1", {"use_tf32": 0})],
+)
+def test_fp32_on_a_gpu_is_no_tf32(tmp_path, monkeypatch, version, option):
+    monkeypatch.setattr(onnxruntime, "__version__", version)
+    assert providers("cuda", "fp32", tmp_path) == [("CUDAExecutionProvider", option)]
+
+
+def test_the_engines_of_tensorrts_provider_are_deleted_with_their_model(models, options):
+    model = load(
+        make_runtime("onnxruntime", options._replace(processor="cpu")), models, models.conv()
+    )
+    (folder,) = options.scratch.iterdir()
+    (_, chosen), _ = providers("tensorrt", "fp16", folder)
+    assert chosen["trt_engine_cache_path"] == str(folder)
+    (folder / "TensorrtExecutionProvider_1.engine").touch()
+    model.close()
+    assert list(options.scratch.iterdir()) == []
+
+
+def test_onnxruntime_leaves_no_files_of_a_model_that_it_refuses(models, options):
+    wrong = models.model([onnx.helper.make_node("Conv", ["x", "absent"], ["y"])], [], [1, 3, 8, 8])
+    with pytest.raises(CannotRun):
+        load(make_runtime("onnxruntime", options._replace(processor="cpu")), models, wrong)
+    assert list(options.scratch.iterdir()) == []
 
 
 def test_a_missing_trtexec_is_told(options):
