@@ -39,9 +39,9 @@ def refused():
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 
 
-def health(wire, timeout_s=5.0, metadata=()):
+def health(wire, timeout_s=5.0, service=""):
     stub = health_pb2_grpc.HealthStub(wire.channel)
-    return stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout_s, metadata=metadata).status
+    return stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=timeout_s).status
 
 
 def wait_until(happened, seconds=20.0):
@@ -211,16 +211,23 @@ class TestRefusals:
     def test_requests_out_of_range(self, wire, models, refused, changes):
         refused(INVALID, wire.measure, wire.upload(models.conv()), **changes)
 
-    @pytest.mark.parametrize("method", ["Measure", "Profile"])
+    @pytest.mark.parametrize("method", ["Info", "Upload", "Measure", "Profile"])
     def test_a_call_without_a_deadline(self, wire, models, refused, method):
-        digest = wire.upload(models.conv())
-        data = request_of(digest).SerializeToString()
-        if method == "Profile":
-            data = pb.ProfileRequest(
-                model_sha256=digest, precision="fp32", runs=1
-            ).SerializeToString()
-        call = wire.channel.unary_stream("/paretrim.device.v1.Device/" + method)
-        assert "deadline" in refused(INVALID, call, data)
+        data = models.conv()
+        digest = wire.upload(data)
+        requests = {
+            "Info": [b""],
+            "Upload": [start(b"0" * 32, len(data)), chunk(data)],
+            "Measure": [request_of(digest).SerializeToString()],
+            "Profile": [
+                pb.ProfileRequest(model_sha256=digest, precision="fp32", runs=1).SerializeToString()
+            ],
+        }
+        call = wire.channel.stream_stream("/paretrim.device.v1.Device/" + method)
+        assert "deadline" in refused(INVALID, call, iter(requests[method]))
+
+    def test_health_needs_no_deadline(self, wire):
+        assert health(wire, timeout_s=None) == health_pb2.HealthCheckResponse.SERVING
 
     def test_a_method_that_does_not_exist(self, wire, refused):
         refused(grpc.StatusCode.UNIMPLEMENTED, wire.unary, "Shell", b"", None)
@@ -302,6 +309,12 @@ class TestFaults:
             if event.progress.stage == pb.Progress.STAGE_TIMING:
                 return call
         raise AssertionError("it ended")
+
+    def kill_idle_child(self, worker):
+        child = worker.child()
+        os.kill(child, signal.SIGKILL)
+        threads = Path("/proc/%d/task" % child)  # the last one to end ends the process
+        wait_until(lambda: is_gone(child) and len(list(threads.iterdir())) == 1)
 
     def test_the_measuring_process_is_fenced_in(self, own_worker, own_wire):
         own_wire.info()
@@ -474,14 +487,31 @@ class TestFaults:
         refused(grpc.StatusCode.DEADLINE_EXCEEDED, wire.measure, digest, **LONG)
         wire.close()
 
+    def test_health_says_that_the_runtime_no_longer_starts(
+        self, trtexec_worker, trtexec, models, refused
+    ):
+        wire = Wire(trtexec_worker.address)
+        digest = wire.upload(models.conv())
+
+        def both():
+            return {health(wire, service=name) for name in ("", "paretrim.device.v1.Device")}
+
+        Path(trtexec).chmod(0o644)
+        self.kill_idle_child(trtexec_worker)
+        says = refused(grpc.StatusCode.ABORTED, wire.measure, digest)
+        assert "cannot start: trtexec: no program" in says
+        assert both() == {health_pb2.HealthCheckResponse.NOT_SERVING}
+        Path(trtexec).chmod(0o755)
+        assert wire.measure(digest).median_ms > 0
+        assert both() == {health_pb2.HealthCheckResponse.SERVING}
+        wire.close()
+
     def test_a_killed_measuring_process_leaves_no_engines(self, trtexec_worker, models):
         wire = Wire(trtexec_worker.address)
         for size in (8, 9, 10):
             wire.measure(wire.upload(models.conv(size=size)))
             assert len(list(trtexec_worker.folder.rglob("*.engine"))) == 1
-            child = trtexec_worker.child()
-            os.kill(child, signal.SIGKILL)
-            wait_until(lambda pid=child: is_gone(pid))
+            self.kill_idle_child(trtexec_worker)
         wire.close()
 
     def test_nothing_leaks(self, own_worker, own_wire, models, refused):

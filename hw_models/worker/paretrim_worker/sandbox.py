@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional
 
 from paretrim_worker.errors import REPORTED, Cancelled, ProcessDied, TimedOut, WorkerError
 
@@ -60,9 +60,14 @@ class ChildOptions(NamedTuple):
 
 
 class Sandbox:
-    """Runs one job at a time, from one thread at a time; any thread may call `interrupt`."""
+    """Runs one job at a time, from one thread at a time; any thread may call `interrupt`.
+
+    Attributes:
+        on_start: Told whenever a process has been started (True) or could not be (False).
+    """
 
     def __init__(self, options: ChildOptions) -> None:
+        self.on_start: Callable[[bool], None] = lambda works: None
         self._options = options
         self._lock = threading.Lock()  # a process is signalled only while it is not reaped
         self._process: Optional["subprocess.Popen[bytes]"] = None
@@ -82,7 +87,7 @@ class Sandbox:
             WorkerError: If the runtime cannot start.
         """
         if not self._facts:
-            self._ready()
+            self._ready(threading.Event())
         return self._facts
 
     def run(
@@ -103,7 +108,7 @@ class Sandbox:
         """
         finished = False
         try:
-            process = self._ready()
+            process = self._ready(cancelled)
             if cancelled.is_set():  # before the interrupt could find this process
                 raise Cancelled("the client went away")
             self._send(process, job)
@@ -144,16 +149,20 @@ class Sandbox:
         # Engines and exports: killed, the process could not delete them.
         shutil.rmtree(str(self._options.scratch), ignore_errors=True)
 
-    def _ready(self) -> "subprocess.Popen[bytes]":
+    def _ready(self, cancelled: threading.Event) -> "subprocess.Popen[bytes]":
         process = self._process
         if process is not None and process.poll() is None:
             return process
         self.close()
         try:
-            return self._start()
-        except WorkerError:
+            process = self._start()
+        except (WorkerError, OSError):
             self.close()
+            if not cancelled.is_set():  # else it was killed: nothing is wrong with the runtime
+                self.on_start(False)
             raise
+        self.on_start(True)
+        return process
 
     def _start(self) -> "subprocess.Popen[bytes]":
         self._options.scratch.mkdir(mode=0o700, exist_ok=True)
@@ -174,7 +183,7 @@ class Sandbox:
             if "ready" in answer:
                 self._facts = answer["ready"]
                 return process
-            raise REPORTED.get(answer["error"], WorkerError)(answer["message"])
+            raise ProcessDied("the measuring process cannot start: {}".format(answer["message"]))
         raise ProcessDied(self._death(process))
 
     @property
