@@ -124,6 +124,48 @@ class TestCalls:
         assert reply.was_stored
 
 
+# What a worker may answer to a wrong request: a count that became large also takes too long.
+TYPED = (
+    INVALID,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.DATA_LOSS,
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+)
+
+
+def valid_requests(model, digest):
+    """(method, serialized requests, kind of reply) of each call, for a stored model."""
+    fields = {
+        "model_sha256": digest,
+        "precision": "fp32",
+        "input_shapes": {"x": pb.Shape(dims=[1, 3, 8, 8])},
+    }
+    measure = pb.MeasureRequest(**fields, warm_up=1, number=1, repeat=2, min_time_s=0.01)
+    profile = pb.ProfileRequest(**fields, runs=1)
+    stored = [start(digest, len(model)), chunk(model)]
+    other = model + b"\x00"  # no model: its chunks are read each time
+    refused = [start(hashlib.sha256(other).digest(), len(other)), chunk(other)]
+    unknown_field = b"\x78\x01"  # number 15: Info takes requests of later releases
+    return [
+        ("Info", [unknown_field], pb.InfoReply),
+        ("Upload", stored, pb.UploadReply),
+        ("Upload", refused, pb.UploadReply),
+        ("Measure", [measure.SerializeToString()], pb.MeasureEvent),
+        ("Profile", [profile.SerializeToString()], pb.ProfileReply),
+    ]
+
+
+@st.composite
+def mutations_of(draw, data):
+    """Some bytes of it replaced by others, by none or by more."""
+    changed = bytearray(data)
+    for _ in range(draw(st.integers(1, 3))):
+        at = draw(st.integers(0, len(changed)))
+        changed[at : at + draw(st.integers(0, 4))] = draw(st.binary(max_size=4))
+    return bytes(changed)
+
+
 class TestRefusals:
     def test_a_wrong_digest(self, wire, models, refused):
         wrong = hashlib.sha256(b"another").digest()
@@ -251,6 +293,33 @@ class TestRefusals:
                 wire.unary(method, data, None)
         except grpc.RpcError as error:
             assert error.code() in (INVALID, grpc.StatusCode.NOT_FOUND), error.details()
+
+    @settings(
+        max_examples=120,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
+    @given(data=st.data())
+    def test_mutated_requests_get_a_typed_error_or_a_reply(self, wire, models, data):
+        """Bytes of valid requests changed, cut out and put in; the worker goes on."""
+        model = models.conv(size=8)
+        digest = wire.upload(model)
+        method, stream, reply = data.draw(
+            st.sampled_from(valid_requests(model, digest)), label="valid request"
+        )
+        sent = [*stream]
+        which = data.draw(st.integers(0, len(sent) - 1))
+        sent[which] = data.draw(mutations_of(sent[which]), label="sent")
+        call = wire.channel.stream_stream(
+            "/paretrim.device.v1.Device/" + method, response_deserializer=reply.FromString
+        )
+        try:
+            assert list(call(iter(sent), timeout=10))
+        except grpc.RpcError as error:
+            assert error.code() in TYPED, error.details()
+        assert health(wire) == health_pb2.HealthCheckResponse.SERVING
+        assert wire.measure(digest, repeat=1).median_ms > 0
 
     @settings(
         max_examples=25,
