@@ -4,6 +4,7 @@ Nothing here imports paretrim. Where the distribution is not installed, its fold
 path.
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -177,10 +178,11 @@ def request_of(digest: bytes, **changes: Any) -> Any:
 
 def children_of(pid: int) -> List[int]:
     """The processes that a process has started."""
-    tasks = Path("/proc/%d/task" % pid)
-    return [
-        int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split()
-    ]
+    children = []
+    for task in Path("/proc/%d/task" % pid).iterdir():
+        with contextlib.suppress(OSError):  # a thread that has just ended
+            children += (task / "children").read_text().split()
+    return [int(child) for child in children]
 
 
 class Running:

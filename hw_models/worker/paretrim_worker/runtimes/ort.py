@@ -102,7 +102,9 @@ class OnnxRuntime(Runtime):
         try:
             # From bytes: a path would let the file name others beside it.
             session = onnxruntime.InferenceSession(
-                path.read_bytes(), wanted, providers=providers(self.facts.processor, precision, engines)
+                path.read_bytes(),
+                wanted,
+                providers=providers(self.facts.processor, precision, engines),
             )
         except Exception as error:  # onnxruntime has no common base class of its errors
             raise CannotRun("onnxruntime: {}".format(first_line(error))) from None
