@@ -22,6 +22,7 @@ from grpc_health.v1 import health_pb2  # type: ignore[import-untyped]
 from hw_models import device_pb2 as pb
 from hw_models.errors import InputError
 from hw_models.measurement import (
+    Conditions,
     DeviceCallError,
     DeviceInfo,
     LayerTime,
@@ -135,7 +136,10 @@ class DeviceClient:
                 "Install the worker and paretrim of the same release.",
                 Retry.NEVER,
             )
-        info = _device_info(self.address, reply)
+        try:
+            info = _device_info(self.address, reply)
+        except ValueError as error:
+            raise DeviceCallError(f"{self.address}: it is not believed: {error}.") from None
         self._key = info.key
         return info
 
@@ -265,8 +269,8 @@ class DeviceClient:
                 f"{self.address}: it measured model {result.model_sha256.hex()!r}, "
                 f"expected {model_digest!r}."
             )
-        temperatures = dict(result.after.temperatures_c)
         try:
+            after = _conditions(result.after)
             return Measurement(
                 latency_ms=result.median_ms,
                 samples=tuple(result.samples_ms[: MAX_SAMPLES + 1]),
@@ -274,10 +278,14 @@ class DeviceClient:
                 device=key,
                 power_mode=result.power_mode,
                 protocol=protocol,
-                temperature=max(temperatures.values(), default=None),
+                temperature=after.temperature,
                 model_digest=model_digest,
-                throttled=_throttled(result.after),
+                throttled=_given(result.after, "throttled"),
                 outputs=tuple(_output(output) for output in result.outputs),
+                idle_before_mw=_given(result.power, "idle_before_mw"),
+                idle_after_mw=_given(result.power, "idle_after_mw"),
+                before=_conditions(result.before),
+                after=after,
             )
         except ValueError as error:
             raise DeviceCallError(f"{self.address}: its result is not believed: {error}.") from None
@@ -388,8 +396,13 @@ def _shape_messages(shapes: Mapping[str, Sequence[int]] | None) -> dict[str, pb.
     return {name: pb.Shape(dims=dims) for name, dims in (shapes or {}).items()}
 
 
-def _throttled(conditions: pb.Conditions) -> bool | None:
-    return conditions.throttled if conditions.HasField("throttled") else None
+def _given(message: Message, name: str) -> Any:
+    """Return an optional field; None where the worker left it out."""
+    return getattr(message, name) if message.HasField(name) else None
+
+
+def _conditions(conditions: pb.Conditions) -> Conditions:
+    return Conditions(dict(conditions.clocks_mhz), dict(conditions.temperatures_c))
 
 
 def _output(output: pb.Output) -> Output:
@@ -397,7 +410,7 @@ def _output(output: pb.Output) -> Output:
 
 
 def _device_info(address: str, reply: pb.InfoReply) -> DeviceInfo:
-    temperatures = dict(reply.conditions.temperatures_c)
+    conditions = _conditions(reply.conditions)
     return DeviceInfo(
         address=address,
         board=reply.board,
@@ -411,10 +424,11 @@ def _device_info(address: str, reply: pb.InfoReply) -> DeviceInfo:
         threads=reply.runtime.threads,
         model_bytes=reply.limits.model_bytes,
         power_source=reply.power_source,
-        temperature=max(temperatures.values(), default=None),
-        throttled=_throttled(reply.conditions),
+        temperature=conditions.temperature,
+        throttled=_given(reply.conditions, "throttled"),
         busy=reply.busy,
         queued=reply.queued,
         worker_version=reply.worker_version,
         versions=dict(reply.versions),
+        clocks_mhz=conditions.clocks_mhz,
     )

@@ -66,24 +66,35 @@ def devices(
 def device_table(looks: list[Look]) -> Table:
     """One row a worker."""
     table = Table(
-        "device", "health", "board", "power mode", "runtime", "precisions", "meter", "now"
-    )
+        "device", "health", "board", "power mode", "clocks, MHz", "runtime", "precisions", "meter",
+        "now",
+    )  # fmt: skip
     for look in looks:
         info = look.info
         if info is None:
-            table.add_row(look.address, "no answer", *["-"] * 6)
+            table.add_row(look.address, "no answer", *["-"] * 7)
             continue
         table.add_row(
             look.address,
             "serving" if look.is_serving else "not serving",
             info.board,
             info.power_mode or "unknown",
+            _clocks(info),
             f"{info.runtime} {info.runtime_version} {info.processor}",
             " ".join(info.precisions),
             info.power_source or "none",
             _now(info),
         )
     return table
+
+
+def _clocks(info: DeviceInfo) -> str:
+    """The fastest core's clock as "cpu", and every other one by its name."""
+    clocks: dict[str, float] = {}
+    for name, mhz in sorted(info.clocks_mhz.items()):
+        unit = "cpu" if name.startswith("cpu") else name
+        clocks[unit] = max(mhz, clocks.get(unit, 0.0))
+    return ", ".join(f"{unit} {mhz:.0f}" for unit, mhz in clocks.items()) or "unknown"
 
 
 def _now(info: DeviceInfo) -> str:

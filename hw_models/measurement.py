@@ -83,6 +83,32 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
+class Conditions:
+    """How a device is at one moment; what it does not tell is left out.
+
+    Attributes:
+        clocks_mhz: By the name of the clock: "cpu0", the GPU's "17000000.gp10b".
+        temperatures_c: By the name of the sensor, degrees Celsius.
+
+    Raises:
+        ValueError: If one of them is no finite number.
+    """
+
+    clocks_mhz: Mapping[str, float] = field(default_factory=dict)
+    temperatures_c: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, value in (*self.clocks_mhz.items(), *self.temperatures_c.items()):
+            if not math.isfinite(value):
+                raise ValueError(f"{name}: expected a finite clock or temperature, got {value}")
+
+    @property
+    def temperature(self) -> float | None:
+        """The highest, degrees Celsius; None if the device tells none."""
+        return max(self.temperatures_c.values(), default=None)
+
+
+@dataclass(frozen=True, slots=True)
 class Measurement:
     """Times of one model on one device.
 
@@ -97,6 +123,10 @@ class Measurement:
         model_digest: SHA-256 of the ONNX file, hexadecimal.
         throttled: Whether the device was slowed down by heat or current; None if it does not tell.
         outputs: What the model computed.
+        idle_before_mw: Mean power of the device before it began; None without a reading of it.
+        idle_after_mw: The same after the last inference.
+        before: Clocks and temperatures when it began.
+        after: The same after the last inference.
 
     Raises:
         ValueError: If anything is missing or no such number can have been measured.
@@ -112,6 +142,10 @@ class Measurement:
     model_digest: str
     throttled: bool | None = None
     outputs: tuple[Output, ...] = ()
+    idle_before_mw: float | None = None
+    idle_after_mw: float | None = None
+    before: Conditions = Conditions()
+    after: Conditions = Conditions()
 
     def __post_init__(self) -> None:
         if len(self.samples) < self.protocol.repeat:
@@ -126,10 +160,11 @@ class Measurement:
                 f"expected the samples' median {statistics.median(self.samples)} ms, "
                 f"got {self.latency_ms} ms"
             )
-        if self.energy_mj is not None and not (
-            math.isfinite(self.energy_mj) and self.energy_mj > 0
-        ):
+        if not _positive_or_absent(self.energy_mj):
             raise ValueError(f"expected a positive energy, got {self.energy_mj} mJ")
+        for idle_mw in (self.idle_before_mw, self.idle_after_mw):
+            if not _positive_or_absent(idle_mw):
+                raise ValueError(f"expected a positive idle power, got {idle_mw} mW")
         if not self.device or not self.power_mode:
             raise ValueError(
                 "expected the names of the device and of its power mode, got "
@@ -148,6 +183,10 @@ class Measurement:
         below = math.floor(position)
         above = min(below + 1, len(ordered) - 1)
         return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
+
+
+def _positive_or_absent(value: float | None) -> bool:
+    return value is None or (math.isfinite(value) and value > 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +221,7 @@ class DeviceInfo:
         queued: Calls that wait.
         worker_version: Of the worker.
         versions: Of Python, kernel, JetPack.
+        clocks_mhz: Of its processors now, by the name of the clock; empty if it does not tell.
     """
 
     address: str
@@ -202,6 +242,7 @@ class DeviceInfo:
     queued: int
     worker_version: str
     versions: Mapping[str, str] = field(default_factory=dict)
+    clocks_mhz: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 
 from hw_models import device_pb2 as pb
 from hw_models.client import SERVICE, DeviceClient
@@ -101,6 +102,9 @@ FAULTS = (
 )
 
 
+CLOCKS_MHZ = {"cpu0": 1881.6, "cpu1": 2035.2, "17000000.gp10b": 1300.5}
+
+
 class FaultyDevice:
     """A gRPC server that speaks the worker's protocol and makes mistakes by a seed.
 
@@ -114,12 +118,16 @@ class FaultyDevice:
         self.rate = rate
         self.faults = tuple(faults)
         self.power_mode = "MAXN"
+        self.power: pb.Power | None = None
         self._random = random.Random(seed)  # noqa: S311 mistakes, not secrets
         self._unavailable = 0  # calls of a burst that are left
         self._stored: set[str] = set()
         self._stopping = threading.Event()
         self._server = grpc.server(futures.ThreadPoolExecutor(8))
         self._server.add_generic_rpc_handlers((self._handlers(),))
+        servicer = health.HealthServicer()
+        servicer.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+        health_pb2_grpc.add_HealthServicer_to_server(servicer, self._server)
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
         self._server.start()
 
@@ -153,6 +161,7 @@ class FaultyDevice:
             power_mode=self.power_mode,
             power_modes=["MAXN", "MAXQ"],
             runtime=pb.Runtime(name="trtexec", version="1", processor="tensorrt"),
+            conditions=pb.Conditions(clocks_mhz=CLOCKS_MHZ, temperatures_c={"GPU-therm": 41.0}),
         ).SerializeToString()
 
     def _upload(self, parts: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
@@ -217,6 +226,12 @@ class FaultyDevice:
             samples_ms=samples,
             median_ms=statistics.median(samples) * (2 if fault == "wrong median" else 1),
             power_mode="" if fault == "no power mode" else self.power_mode,
+            power=self.power,
+            before=pb.Conditions(clocks_mhz=CLOCKS_MHZ, temperatures_c={"GPU-therm": 41.0}),
+            after=pb.Conditions(
+                clocks_mhz={**CLOCKS_MHZ, "cpu1": 345.6},
+                temperatures_c={"GPU-therm": 47.5, "CPU-therm": 44.0},
+            ),
             outputs=[
                 pb.Output(
                     name=expected.name,

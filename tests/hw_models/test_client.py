@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import signal
 import socket
 import time
@@ -13,10 +14,19 @@ import grpc
 import pytest
 import trustme
 
+from hw_models import device_pb2 as pb
 from hw_models.client import Credentials, DeviceClient, Timeouts, translate
 from hw_models.errors import InputError
 from hw_models.golden import PROTOCOL, check_outputs, golden
-from hw_models.measurement import DeviceCallError, Measurement, MeasureProtocol, Retry
+from hw_models.measurement import (
+    Conditions,
+    DeviceCallError,
+    Measurement,
+    MeasureProtocol,
+    Retry,
+)
+
+from .conftest import CLOCKS_MHZ
 
 SHORT = Timeouts(info_s=2.0, upload_s=5.0, measure_s=0.6)
 QUICK = MeasureProtocol(warm_up=1, repeat=5, min_time_s=0.0)
@@ -189,6 +199,45 @@ class TestFaults:
                 break
         measured = client.measure(digest, QUICK)
         assert measured.latency_ms == pytest.approx(wrong.true_latency_ms(digest))
+
+
+def test_a_device_tells_its_clocks(faulty: Any, connect: Any) -> None:
+    info = connect(faulty().address).info()
+    assert info.clocks_mhz == CLOCKS_MHZ
+    assert info.temperature == 41.0
+
+
+def test_a_measurement_tells_how_the_device_was_before_and_after(faulty: Any, connect: Any) -> None:
+    client = connect(faulty().address)
+    got = client.measure(client.upload(golden().model), QUICK)
+    assert got.before == Conditions(CLOCKS_MHZ, {"GPU-therm": 41.0})
+    assert got.after.clocks_mhz["cpu1"] == 345.6
+    assert got.after.temperature == got.temperature == 47.5
+
+
+def test_idle_power_without_a_reading_is_absent(faulty: Any, connect: Any) -> None:
+    device = faulty()
+    client = connect(device.address)
+    digest = client.upload(golden().model)
+    for power, expected in (
+        (None, (None, None, None)),
+        (pb.Power(mean_mw=5e3, energy_mj=20.0, idle_before_mw=1e3), (20.0, 1e3, None)),
+        (pb.Power(mean_mw=5e3, energy_mj=20.0, idle_after_mw=2e3), (20.0, None, 2e3)),
+    ):
+        device.power = power
+        got = client.measure(digest, QUICK)
+        assert (got.energy_mj, got.idle_before_mw, got.idle_after_mw) == expected
+
+
+@pytest.mark.parametrize("idle_mw", [0.0, -1.0, math.nan])
+def test_no_such_idle_power_can_have_been_measured(
+    faulty: Any, connect: Any, idle_mw: float
+) -> None:
+    device = faulty()
+    device.power = pb.Power(mean_mw=5e3, energy_mj=20.0, idle_before_mw=idle_mw)
+    client = connect(device.address)
+    with pytest.raises(DeviceCallError, match="positive idle power"):
+        client.measure(client.upload(golden().model), QUICK)
 
 
 def test_all_faults_are_tried(faulty: Any) -> None:

@@ -32,6 +32,12 @@ def test_a_worker_that_serves(worker: Any) -> None:
         assert expected in result.output
 
 
+def test_clocks_are_shown(faulty: Any) -> None:
+    result = run(faulty().address)
+    assert result.exit_code == 0, result.output
+    assert "17000000.gp10b 1300, cpu 2035" in result.output
+
+
 def test_one_that_does_not_answer_is_shown_beside_the_others(worker: Any, nobody: str) -> None:
     result = run(worker.address, nobody)
     assert result.exit_code == 4

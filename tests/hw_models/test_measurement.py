@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hw_models.measurement import (
+    Conditions,
     DeviceCallError,
     Measurement,
     MeasureProtocol,
@@ -47,6 +48,13 @@ GOOD = Measurement(
 def test_nothing_else_counts_as_measured(changes: dict[str, object], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         replace(GOOD, **changes)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_conditions_are_finite(value: float) -> None:
+    for conditions in ({"clocks_mhz": {"cpu0": value}}, {"temperatures_c": {"GPU": value}}):
+        with pytest.raises(ValueError, match="finite"):
+            Conditions(**conditions)
 
 
 def test_energy_may_be_absent() -> None:

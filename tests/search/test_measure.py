@@ -19,6 +19,7 @@ import pytest
 from rich.console import Console
 
 from hw_models.errors import InfeasibleError
+from hw_models.measurement import Conditions, Measurement, MeasureProtocol
 from hw_models.pool import Rules
 from search import measure
 from search.outputs import COLUMNS
@@ -71,6 +72,26 @@ def given(worker: str, data: Path, **options: object) -> dict[str, Any]:
     address, token = worker.split()
     device = {"measure_on": (address,), "token_file": token}
     return {"data": str(data), "target": TARGET, "actors": 0, **device, **options}
+
+
+def test_a_measurements_record_is_json() -> None:
+    measurement = Measurement(
+        latency_ms=2.0,
+        samples=(1.0, 2.0, 4.0),
+        energy_mj=12.5,
+        device="board",
+        power_mode="MAXN",
+        protocol=MeasureProtocol(repeat=3),
+        temperature=47.5,
+        model_digest="0" * 64,
+        idle_before_mw=1500.0,
+        before=Conditions({"cpu0": 2035.2}, {"GPU-therm": 41.0}),
+        after=Conditions({"cpu0": 1881.6}, {"GPU-therm": 47.5}),
+    )
+    record = json.loads(json.dumps(measure._record(measurement)))
+    assert record["before"]["clocks_mhz"] == {"cpu0": 2035.2}
+    assert record["after"]["temperatures_c"] == {"GPU-therm": 47.5}
+    assert (record["idle_before_mw"], record["idle_after_mw"]) == (1500.0, None)
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,12 @@ Nothing here imports paretrim. Where the distribution is not installed, its fold
 path.
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import os
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -106,6 +108,16 @@ def models(tmp_path: Path) -> Models:
     return Models(tmp_path)
 
 
+@pytest.fixture
+def trtexec(tmp_path):
+    """The stand-in as an executable."""
+    path = tmp_path / "trtexec"
+    source = (Path(__file__).parent / "trtexec_stand_in.py").read_text()
+    path.write_text(f"#!{sys.executable}\n{source}")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return str(path)
+
+
 class Wire:
     """Bytes and messages to a worker, as any client could send them."""
 
@@ -164,6 +176,15 @@ def request_of(digest: bytes, **changes: Any) -> Any:
     return pb.MeasureRequest(model_sha256=digest, **{**fields, **changes})
 
 
+def children_of(pid: int) -> List[int]:
+    """The processes that a process has started."""
+    children = []
+    for task in Path("/proc/%d/task" % pid).iterdir():
+        with contextlib.suppress(OSError):  # a thread that has just ended
+            children += (task / "children").read_text().split()
+    return [int(child) for child in children]
+
+
 class Running:
     """A worker in a process of its own."""
 
@@ -185,12 +206,8 @@ class Running:
 
     def child(self) -> int:
         """The process id of the measuring process."""
-        tasks = Path("/proc/%d/task" % self.process.pid)
-        children = [
-            int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()
-        ]
-        assert len(children) == 1, children
-        return children[0]
+        (child,) = children_of(self.process.pid)
+        return child
 
     def stop(self) -> str:
         """End it like systemd does; return what it wrote to standard error."""
@@ -233,6 +250,12 @@ def start_worker(tmp_path):
     yield start
     for running in made:
         running.stop()
+
+
+@pytest.fixture
+def trtexec_worker(start_worker, trtexec):
+    """A worker whose runtime is the stand-in of trtexec."""
+    return start_worker("--runtime=trtexec", "--processor=auto", "--trtexec=" + trtexec)
 
 
 @pytest.fixture

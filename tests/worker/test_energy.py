@@ -1,4 +1,4 @@
-"""Energy of a measurement, with a meter whose power is known."""
+"""Energy and conditions of a measurement, with a meter and a board that are known."""
 
 import threading
 
@@ -47,13 +47,13 @@ def metered(tmp_path):
     """Starts a worker in this process with a meter; gives a connection."""
     closing = []
 
-    def make(meter):
+    def make(meter, board=None):
         scratch = tmp_path / "scratch"
         scratch.mkdir()
         sandbox = WatchedSandbox(ChildOptions("onnxruntime", 1, "cpu", scratch))
         sandbox.meter = meter if isinstance(meter, KnownMeter) else None
         store = ModelStore(2**20, 2**20, parent=tmp_path)
-        worker = Worker(sandbox, store, Turnstile(2), Board(), meter, Limits(), 1)
+        worker = Worker(sandbox, store, Turnstile(2), board or Board(), meter, Limits(), 1)
         server = Server("127.0.0.1:0", Security(insecure=True), worker)
         wire = Wire("127.0.0.1:%d" % server.port)
         closing.extend([wire.close, server.stop, sandbox.close, store.close])
@@ -78,6 +78,21 @@ def test_energy_is_mean_power_times_latency(metered, models):
     assert result.power.idle_after_mw == IDLE_MW
 
 
+class MeterBesidesIdle(KnownMeter):
+    """Has readings only while something is timed."""
+
+    def power_mw(self):
+        return BUSY_MW if self.busy.is_set() else None
+
+
+def test_idle_power_without_a_reading_is_absent_not_zero(metered, models):
+    wire = metered(MeterBesidesIdle())
+    result = wire.measure(wire.upload(models.slow()), min_time_s=0.3, idle_s=0.1)
+    assert result.power.mean_mw == BUSY_MW
+    assert not result.power.HasField("idle_before_mw")
+    assert not result.power.HasField("idle_after_mw")
+
+
 class BrokenMeter(Meter):
     """Its files cannot be read."""
 
@@ -99,3 +114,20 @@ def test_a_window_shorter_than_the_meters_period_has_no_energy(metered, models):
     result = wire.measure(wire.upload(models.conv(size=8)), repeat=1, idle_s=0.0)
     assert result.window_s < 0.05
     assert not result.HasField("power")
+
+
+def test_clocks_and_temperatures_travel(metered, models, tmp_path):
+    files = {
+        "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": "2035200",
+        "sys/class/thermal/thermal_zone0/type": "GPU-therm",
+        "sys/class/thermal/thermal_zone0/temp": "48500",
+    }
+    for name, text in files.items():
+        path = tmp_path / "board" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    wire = metered(None, Board(tmp_path / "board"))
+    result = wire.measure(wire.upload(models.conv()))
+    for told in (wire.info().conditions, result.before, result.after):
+        assert dict(told.clocks_mhz) == {"cpu0": 2035.2}
+        assert dict(told.temperatures_c) == {"GPU-therm": 48.5}

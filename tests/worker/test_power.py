@@ -11,6 +11,7 @@ from paretrim_worker.power import (
     find_meter,
     ina3221_rails,
     parse_tegrastats,
+    rapl_packages,
     total_rails,
 )
 
@@ -184,8 +185,13 @@ def test_tegrastats_is_the_fallback(tmp_path, monkeypatch):
 
 def test_rapl_is_what_the_counter_gains(tmp_path, monkeypatch):
     package = tmp_path / "class/powercap/intel-rapl:0"
-    write(package, energy_uj="1000000", max_energy_range_uj="5000000")
-    write(tmp_path / "class/powercap/intel-rapl:0:0", energy_uj="9", max_energy_range_uj="10")
+    write(package, name="package-0", energy_uj="1000000", max_energy_range_uj="5000000")
+    write(
+        tmp_path / "class/powercap/intel-rapl:0:0",
+        name="core",
+        energy_uj="9",
+        max_energy_range_uj="10",
+    )
     monkeypatch.setenv("PATH", "")
     assert isinstance(find_meter(tmp_path), Rapl)
     now = [0.0]
@@ -196,6 +202,41 @@ def test_rapl_is_what_the_counter_gains(tmp_path, monkeypatch):
     now[0] = 3.0
     write(package, energy_uj="499999")  # 1.5 J later, past the counter's end
     assert meter.power_mw() == pytest.approx(1500)
+
+
+def test_rapl_adds_packages_only(tmp_path):
+    """psys is the whole platform: with it the packages would count twice."""
+    zones = tmp_path / "class/powercap"
+    for zone, name in (
+        ("intel-rapl:0", "package-0"),
+        ("intel-rapl:0:0", "core"),
+        ("intel-rapl:0:1", "dram"),
+        ("intel-rapl:1", "package-1"),
+        ("intel-rapl:2", "psys"),
+    ):
+        write(zones / zone, name=name, energy_uj="0", max_energy_range_uj="1")
+    assert [path.name for path in rapl_packages(tmp_path)] == ["intel-rapl:0", "intel-rapl:1"]
+
+
+class Counter(Meter):
+    """Like RAPL: the first reading is the mean since another measurement, long ago."""
+
+    source = "counter"
+
+    def __init__(self):
+        self.readings = iter([5000.0])
+
+    def power_mw(self):
+        return next(self.readings, 1000.0)
+
+
+def test_a_recording_leaves_out_what_was_before_it():
+    recorder = Recorder(Counter(), period_s=0.002)
+    with recorder.recording():
+        time.sleep(0.05)
+    mean_mw, readings = recorder.mean_mw(0, time.monotonic())
+    assert mean_mw == 1000
+    assert readings >= 1
 
 
 class Stepping(Meter):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from paretrim_worker import PROTOCOL_VERSION
 from paretrim_worker import device_pb2 as pb
 
-from .conftest import TIMEOUT_S, Wire, chunk, request_of, start
+from .conftest import TIMEOUT_S, Wire, children_of, chunk, request_of, start
 
 
 @pytest.fixture
@@ -39,9 +39,9 @@ def refused():
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 
 
-def health(wire, timeout_s=5.0, metadata=()):
+def health(wire, timeout_s=5.0, service=""):
     stub = health_pb2_grpc.HealthStub(wire.channel)
-    return stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout_s, metadata=metadata).status
+    return stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=timeout_s).status
 
 
 def wait_until(happened, seconds=20.0):
@@ -122,6 +122,48 @@ class TestCalls:
             response_deserializer=pb.UploadReply.FromString,
         )(iter([start(digest, len(data))]), timeout=TIMEOUT_S)
         assert reply.was_stored
+
+
+# What a worker may answer to a wrong request: a count that became large also takes too long.
+TYPED = (
+    INVALID,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.DATA_LOSS,
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+)
+
+
+def valid_requests(model, digest):
+    """(method, serialized requests, kind of reply) of each call, for a stored model."""
+    fields = {
+        "model_sha256": digest,
+        "precision": "fp32",
+        "input_shapes": {"x": pb.Shape(dims=[1, 3, 8, 8])},
+    }
+    measure = pb.MeasureRequest(**fields, warm_up=1, number=1, repeat=2, min_time_s=0.01)
+    profile = pb.ProfileRequest(**fields, runs=1)
+    stored = [start(digest, len(model)), chunk(model)]
+    other = model + b"\x00"  # no model: its chunks are read each time
+    refused = [start(hashlib.sha256(other).digest(), len(other)), chunk(other)]
+    unknown_field = b"\x78\x01"  # number 15: Info takes requests of later releases
+    return [
+        ("Info", [unknown_field], pb.InfoReply),
+        ("Upload", stored, pb.UploadReply),
+        ("Upload", refused, pb.UploadReply),
+        ("Measure", [measure.SerializeToString()], pb.MeasureEvent),
+        ("Profile", [profile.SerializeToString()], pb.ProfileReply),
+    ]
+
+
+@st.composite
+def mutations_of(draw, data):
+    """Some bytes of it replaced by others, by none or by more."""
+    changed = bytearray(data)
+    for _ in range(draw(st.integers(1, 3))):
+        at = draw(st.integers(0, len(changed)))
+        changed[at : at + draw(st.integers(0, 4))] = draw(st.binary(max_size=4))
+    return bytes(changed)
 
 
 class TestRefusals:
@@ -211,16 +253,23 @@ class TestRefusals:
     def test_requests_out_of_range(self, wire, models, refused, changes):
         refused(INVALID, wire.measure, wire.upload(models.conv()), **changes)
 
-    @pytest.mark.parametrize("method", ["Measure", "Profile"])
+    @pytest.mark.parametrize("method", ["Info", "Upload", "Measure", "Profile"])
     def test_a_call_without_a_deadline(self, wire, models, refused, method):
-        digest = wire.upload(models.conv())
-        data = request_of(digest).SerializeToString()
-        if method == "Profile":
-            data = pb.ProfileRequest(
-                model_sha256=digest, precision="fp32", runs=1
-            ).SerializeToString()
-        call = wire.channel.unary_stream("/paretrim.device.v1.Device/" + method)
-        assert "deadline" in refused(INVALID, call, data)
+        data = models.conv()
+        digest = wire.upload(data)
+        requests = {
+            "Info": [b""],
+            "Upload": [start(b"0" * 32, len(data)), chunk(data)],
+            "Measure": [request_of(digest).SerializeToString()],
+            "Profile": [
+                pb.ProfileRequest(model_sha256=digest, precision="fp32", runs=1).SerializeToString()
+            ],
+        }
+        call = wire.channel.stream_stream("/paretrim.device.v1.Device/" + method)
+        assert "deadline" in refused(INVALID, call, iter(requests[method]))
+
+    def test_health_needs_no_deadline(self, wire):
+        assert health(wire, timeout_s=None) == health_pb2.HealthCheckResponse.SERVING
 
     def test_a_method_that_does_not_exist(self, wire, refused):
         refused(grpc.StatusCode.UNIMPLEMENTED, wire.unary, "Shell", b"", None)
@@ -244,6 +293,33 @@ class TestRefusals:
                 wire.unary(method, data, None)
         except grpc.RpcError as error:
             assert error.code() in (INVALID, grpc.StatusCode.NOT_FOUND), error.details()
+
+    @settings(
+        max_examples=120,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
+    @given(data=st.data())
+    def test_mutated_requests_get_a_typed_error_or_a_reply(self, wire, models, data):
+        """Bytes of valid requests changed, cut out and put in; the worker goes on."""
+        model = models.conv(size=8)
+        digest = wire.upload(model)
+        method, stream, reply = data.draw(
+            st.sampled_from(valid_requests(model, digest)), label="valid request"
+        )
+        sent = [*stream]
+        which = data.draw(st.integers(0, len(sent) - 1))
+        sent[which] = data.draw(mutations_of(sent[which]), label="sent")
+        call = wire.channel.stream_stream(
+            "/paretrim.device.v1.Device/" + method, response_deserializer=reply.FromString
+        )
+        try:
+            assert list(call(iter(sent), timeout=10))
+        except grpc.RpcError as error:
+            assert error.code() in TYPED, error.details()
+        assert health(wire) == health_pb2.HealthCheckResponse.SERVING
+        assert wire.measure(digest, repeat=1).median_ms > 0
 
     @settings(
         max_examples=25,
@@ -273,6 +349,22 @@ class TestRefusals:
         assert outside == []
 
 
+def name_of(pid):
+    """What a process runs; nothing if it has ended."""
+    try:
+        return Path("/proc/%d/comm" % pid).read_text().strip()
+    except OSError:
+        return ""
+
+
+SLOW_TRTEXEC = """#!/bin/sh
+# Builds at once; as silent as the real one while it times an engine, and takes ten minutes.
+echo "&&&& RUNNING TensorRT.trtexec [TensorRT v8502] # trtexec"
+case "$*" in *--loadEngine=*) exec sleep 600 ;; esac
+for argument; do
+  case "$argument" in --exportOutput=*) echo "[]" > "${argument#*=}" ;; esac
+done
+"""
 LONG = {"min_time_s": 600.0, "number": 1000, "repeat": 5}
 
 
@@ -286,6 +378,12 @@ class TestFaults:
             if event.progress.stage == pb.Progress.STAGE_TIMING:
                 return call
         raise AssertionError("it ended")
+
+    def kill_idle_child(self, worker):
+        child = worker.child()
+        os.kill(child, signal.SIGKILL)
+        threads = Path("/proc/%d/task" % child)  # the last one to end ends the process
+        wait_until(lambda: is_gone(child) and len(list(threads.iterdir())) == 1)
 
     def test_the_measuring_process_is_fenced_in(self, own_worker, own_wire):
         own_wire.info()
@@ -305,6 +403,24 @@ class TestFaults:
         says = refused(grpc.StatusCode.ABORTED, list, call)
         assert "-9" in says
         assert own_wire.measure(digest).median_ms > 0
+
+    def test_kill_9_of_the_measuring_process_ends_what_it_started(
+        self, start_worker, tmp_path, models, refused
+    ):
+        """A trtexec that ran on would slow the next measurement down."""
+        slow = tmp_path / "trtexec"
+        slow.write_text(SLOW_TRTEXEC)
+        slow.chmod(0o755)
+        worker = start_worker("--runtime=trtexec", "--processor=auto", "--trtexec=%s" % slow)
+        wire = Wire(worker.address)
+        call = self.start_measuring(wire, wire.upload(models.conv()))
+        child = worker.child()
+        wait_until(lambda: "sleep" in [name_of(tool) for tool in children_of(child)])
+        (tool,) = children_of(child)
+        os.kill(child, signal.SIGKILL)
+        assert "(-9)" in refused(grpc.StatusCode.ABORTED, list, call)
+        wait_until(lambda: is_gone(tool), seconds=5.0)
+        wire.close()
 
     def test_a_stopped_measuring_process_is_killed_at_the_deadline(
         self, own_worker, own_wire, models, refused
@@ -440,10 +556,38 @@ class TestFaults:
         refused(grpc.StatusCode.DEADLINE_EXCEEDED, wire.measure, digest, **LONG)
         wire.close()
 
+    def test_health_says_that_the_runtime_no_longer_starts(
+        self, trtexec_worker, trtexec, models, refused
+    ):
+        wire = Wire(trtexec_worker.address)
+        digest = wire.upload(models.conv())
+
+        def both():
+            return {health(wire, service=name) for name in ("", "paretrim.device.v1.Device")}
+
+        Path(trtexec).chmod(0o644)
+        self.kill_idle_child(trtexec_worker)
+        says = refused(grpc.StatusCode.ABORTED, wire.measure, digest)
+        assert "cannot start: trtexec: no program" in says
+        assert both() == {health_pb2.HealthCheckResponse.NOT_SERVING}
+        Path(trtexec).chmod(0o755)
+        assert wire.measure(digest).median_ms > 0
+        assert both() == {health_pb2.HealthCheckResponse.SERVING}
+        wire.close()
+
+    def test_a_killed_measuring_process_leaves_no_engines(self, trtexec_worker, models):
+        wire = Wire(trtexec_worker.address)
+        for size in (8, 9, 10):
+            wire.measure(wire.upload(models.conv(size=size)))
+            assert len(list(trtexec_worker.folder.rglob("*.engine"))) == 1
+            self.kill_idle_child(trtexec_worker)
+        wire.close()
+
     def test_nothing_leaks(self, own_worker, own_wire, models, refused):
         """Descriptors, threads and files stay flat over 500 measurements, failures included.
 
-        The measuring process is replaced once on the way.
+        Those of the client, which is this process, and of the worker, whose measuring process is
+        replaced once on the way.
         """
         digest = own_wire.upload(models.conv(size=8))
         wrong = own_wire.upload(models.conv(size=9, open_shape=True))
@@ -456,14 +600,11 @@ class TestFaults:
                     refused(INVALID, own_wire.upload, b"no model")
 
         def held():
-            pid = own_worker.process.pid
-            folder = Path("/proc/%d" % pid)
-            return (
-                len(list((folder / "fd").iterdir())),
-                len(list((folder / "task").iterdir())),
-                len(list(Path("/proc/%d/fd" % own_worker.child()).iterdir())),
-                sum(1 for _ in own_worker.folder.rglob("*")),
-            )
+            client, worker = os.getpid(), own_worker.process.pid
+            places = [(pid, kind) for pid in (client, worker) for kind in ("fd", "task")]
+            places.append((own_worker.child(), "fd"))
+            counts = [len(list(Path("/proc/%d/%s" % place).iterdir())) for place in places]
+            return [*counts, sum(1 for _ in own_worker.folder.rglob("*"))]
 
         measure(30)  # threads of the pool are made on demand
         before, child = held(), own_worker.child()

@@ -70,8 +70,10 @@ def inputs(session, chosen):
             )
         shape = given[value.name].split("x") if value.name in given else value.shape
         raw = np.fromfile(files[value.name], dtype="float32")
-        if not is_static and value.name not in given:
-            shape = [1, 3, int((raw.size / 3) ** 0.5), -1]  # an engine knows its shapes
+        if not is_static and value.name not in given:  # the real one makes open dimensions 1
+            fail(
+                f"Dynamic dimensions required for input: {value.name}, but no shapes were provided"
+            )
         arrays[value.name] = raw.reshape([int(dim) for dim in shape])
     return arrays
 

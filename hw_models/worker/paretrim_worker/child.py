@@ -30,8 +30,11 @@ from paretrim_worker.onnx_check import Summary, check_model, parse
 from paretrim_worker.runtimes import LoadedModel, Options, Runtime, make_runtime
 from paretrim_worker.timing import Plan
 
-KEPT_MODELS = 2
-"""Loaded models kept: the one in work and the reference that is measured in between."""
+KEPT_MODELS = 3
+"""Loaded models kept: a search alternates its candidate with the dense model and the golden one.
+
+To build an engine again would take minutes, and TensorRT might choose other kernels for it.
+"""
 
 FILE_BYTES = 4 * 1024**3
 OPEN_FILES = 512

@@ -94,7 +94,7 @@ def serving(chosen: argparse.Namespace) -> Iterator[Server]:
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(private_folder())
         store = ModelStore(chosen.max_model_mb * MIB, chosen.store_mb * MIB, parent=scratch)
-        sandbox = Sandbox(child_options(chosen, scratch))
+        sandbox = Sandbox(child_options(chosen, scratch / "child"))
         stack.callback(sandbox.close)
         sandbox.facts()  # a runtime that cannot start is told now
         meter = find_meter()

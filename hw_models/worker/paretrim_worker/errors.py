@@ -54,7 +54,7 @@ class Cancelled(WorkerError):
 
 
 class ProcessDied(WorkerError):
-    """The measuring process ended in the middle of its work."""
+    """The measuring process ended in the middle of its work, or cannot be started."""
 
     code = grpc.StatusCode.ABORTED
 

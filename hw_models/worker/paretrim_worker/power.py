@@ -3,7 +3,7 @@
     INA3221 (every Jetson), through sysfs: JetPack 4 has an iio device with in_powerN_input, JetPack
         5 and later a hwmon device with inN_input (mV) and currN_input (mA)
     tegrastats, where the sysfs files cannot be read
-    RAPL, on hosts with /sys/class/powercap
+    RAPL, on hosts with /sys/class/powercap: the processor packages, without memory and board
 
 `VDD_IN` and `POM_5V_IN` are the module's total already; adding the other rails would count twice.
 The AGX Xavier has no total rail: there the six rails are added. Any other set of rails is no total
@@ -201,6 +201,16 @@ class Rapl(Meter):
         return [_number(path / "energy_uj") for path in self._packages]
 
 
+def rapl_packages(sysfs: Path) -> List[Path]:
+    """The zones of whole packages.
+
+    Their sub-zones (core, dram) are named otherwise, and so is psys: the platform, in which the
+    packages are counted already.
+    """
+    zones = sorted((sysfs / "class/powercap").glob("intel-rapl:*"))
+    return [zone for zone in zones if (zone / "name").read_text().startswith("package-")]
+
+
 def _number(path: Path) -> float:
     return float(path.read_text())
 
@@ -217,11 +227,7 @@ def find_meter(sysfs: Path = Path("/sys")) -> Optional[Meter]:
     if tegrastats:
         return Tegrastats([tegrastats])
     with contextlib.suppress(OSError, ValueError):
-        packages = sorted(
-            path
-            for path in (sysfs / "class/powercap").glob("intel-rapl:*")
-            if path.name.count(":") == 1  # sub-zones are part of their package
-        )
+        packages = rapl_packages(sysfs)
         if packages:
             return Rapl(packages)
     return None
@@ -249,6 +255,7 @@ class Recorder:
         """Record while the context lasts."""
         self._readings = []
         self._stop.clear()
+        self._read()  # a counter tells what it gained since the last reading: not part of this
         thread = threading.Thread(target=self._record, daemon=True)
         thread.start()
         try:
@@ -264,7 +271,11 @@ class Recorder:
 
     def _record(self) -> None:
         while not self._stop.wait(self._period_s):
-            with contextlib.suppress(OSError, ValueError):  # a rail that is away for a moment
-                power = self._meter.power_mw()
-                if power is not None:
-                    self._readings.append(Reading(time.monotonic(), power))
+            power_mw = self._read()
+            if power_mw is not None:
+                self._readings.append(Reading(time.monotonic(), power_mw))
+
+    def _read(self) -> Optional[float]:
+        with contextlib.suppress(OSError, ValueError):  # a rail that is away for a moment
+            return self._meter.power_mw()
+        return None

@@ -9,18 +9,22 @@ import contextlib
 import json
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional
 
 from paretrim_worker.errors import REPORTED, Cancelled, ProcessDied, TimedOut, WorkerError
 
 START_SECONDS = 120.0
 """A cold Jetson takes tens of seconds to import a CUDA runtime."""
+
+END_SECONDS = 5.0
+"""A process that closed its output is given this long to end by itself: its exit code tells why."""
 
 LINE_BYTES = 4 * 1024 * 1024
 """An answer with the largest number of samples is far below this."""
@@ -30,7 +34,11 @@ JOBS_A_PROCESS = 500
 
 
 class ChildOptions(NamedTuple):
-    """How the measuring process is started; see child.py."""
+    """How the measuring process is started; see child.py.
+
+    Attributes:
+        scratch: A folder of the process alone; whatever it holds is deleted with the process.
+    """
 
     runtime: str
     threads: int
@@ -52,9 +60,14 @@ class ChildOptions(NamedTuple):
 
 
 class Sandbox:
-    """Runs one job at a time, from one thread at a time; any thread may call `interrupt`."""
+    """Runs one job at a time, from one thread at a time; any thread may call `interrupt`.
+
+    Attributes:
+        on_start: Told whenever a process has been started (True) or could not be (False).
+    """
 
     def __init__(self, options: ChildOptions) -> None:
+        self.on_start: Callable[[bool], None] = lambda works: None
         self._options = options
         self._lock = threading.Lock()  # a process is signalled only while it is not reaped
         self._process: Optional["subprocess.Popen[bytes]"] = None
@@ -74,7 +87,7 @@ class Sandbox:
             WorkerError: If the runtime cannot start.
         """
         if not self._facts:
-            self._ready()
+            self._ready(threading.Event())
         return self._facts
 
     def run(
@@ -95,7 +108,7 @@ class Sandbox:
         """
         finished = False
         try:
-            process = self._ready()
+            process = self._ready(cancelled)
             if cancelled.is_set():  # before the interrupt could find this process
                 raise Cancelled("the client went away")
             self._send(process, job)
@@ -133,19 +146,26 @@ class Sandbox:
             assert pipe is not None
             with contextlib.suppress(BrokenPipeError):  # a job was still in the buffer
                 pipe.close()
+        # Engines and exports: killed, the process could not delete them.
+        shutil.rmtree(str(self._options.scratch), ignore_errors=True)
 
-    def _ready(self) -> "subprocess.Popen[bytes]":
+    def _ready(self, cancelled: threading.Event) -> "subprocess.Popen[bytes]":
         process = self._process
         if process is not None and process.poll() is None:
             return process
         self.close()
         try:
-            return self._start()
-        except WorkerError:
+            process = self._start()
+        except (WorkerError, OSError):
             self.close()
+            if not cancelled.is_set():  # else it was killed: nothing is wrong with the runtime
+                self.on_start(False)
             raise
+        self.on_start(True)
+        return process
 
     def _start(self) -> "subprocess.Popen[bytes]":
+        self._options.scratch.mkdir(mode=0o700, exist_ok=True)
         with self._log.open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "paretrim_worker.child", *self._options.arguments()],
@@ -163,7 +183,7 @@ class Sandbox:
             if "ready" in answer:
                 self._facts = answer["ready"]
                 return process
-            raise REPORTED.get(answer["error"], WorkerError)(answer["message"])
+            raise ProcessDied("the measuring process cannot start: {}".format(answer["message"]))
         raise ProcessDied(self._death(process))
 
     @property
@@ -217,16 +237,23 @@ class Sandbox:
                     yield json.loads(line.decode())
 
     def _death(self, process: "subprocess.Popen[bytes]") -> str:
-        """Say how the process ended, with the last it wrote."""
-        try:
-            code: Any = process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            code = "no exit code yet"
+        """Say how the process ended, with the last it wrote; what it started is killed."""
+        wait_unreaped(process.pid, END_SECONDS)
+        kill_group(process.pid)
+        code = process.wait()
         try:
             last = self._log.read_bytes()[-500:].decode(errors="replace").strip()
         except OSError:
             last = ""
         return "the measuring process ended ({}){}".format(code, ": " + last if last else "")
+
+
+def wait_unreaped(pid: int, seconds: float) -> None:
+    """Wait until a child has ended; unreaped, its number is still its group's and nobody else's."""
+    end_s = time.monotonic() + seconds
+    asked = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    while os.waitid(os.P_PID, pid, asked) is None and time.monotonic() < end_s:
+        time.sleep(0.005)
 
 
 def kill_group(pid: int) -> None:

@@ -56,6 +56,7 @@ class Server:
         )
         self._server.add_generic_rpc_handlers((DeviceService(worker).handler(),))
         self._health = HealthService()
+        worker.sandbox.on_start = self._health.tell
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self.port = self._bind(host, port, server_credentials(security))
         self._server.start()
@@ -91,7 +92,13 @@ class HealthService(health.HealthServicer):  # type: ignore[misc]
         self._pool = futures.ThreadPoolExecutor(HEALTH_CALLS, thread_name_prefix="health")
         super().__init__(experimental_non_blocking=True, experimental_thread_pool=self._pool)
         type(self).Check.experimental_thread_pool = self._pool  # type: ignore[attr-defined]
-        self.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+        self.tell(works=True)
+
+    def tell(self, works: bool) -> None:
+        """Say from now on whether measurements can be made, of the service and of the server."""
+        answer = health_pb2.HealthCheckResponse
+        for name in (SERVICE, health.OVERALL_HEALTH):
+            self.set(name, answer.SERVING if works else answer.NOT_SERVING)
 
     def Check(self, request: Any, context: grpc.ServicerContext) -> Any:
         """See the library."""

@@ -53,10 +53,7 @@ class Call:
     """One call that takes a turn: its deadline, and what to do when the client goes away."""
 
     def __init__(self, context: grpc.ServicerContext, worker: "Worker") -> None:
-        remaining_s = context.time_remaining()
-        if remaining_s is None or remaining_s > 10 * 365 * 86400:  # grpc's "never"
-            raise BadRequest("the call has no deadline; every call needs one")
-        self.deadline_s = time.monotonic() + min(remaining_s, worker.limits.call_seconds)
+        self.deadline_s = time.monotonic() + min(remaining_s(context), worker.limits.call_seconds)
         self.cancelled = threading.Event()
         self._worker = worker
         self._ticket = worker.turnstile.ticket()
@@ -242,10 +239,11 @@ class DeviceService:
 
 
 def answering(handle: Callable[..., Message]) -> Callable[..., bytes]:
-    """Make a handler for grpc: what goes wrong becomes the call's status."""
+    """Make a handler for grpc: it wants a deadline; what goes wrong becomes the call's status."""
 
     def call(request: Any, context: grpc.ServicerContext) -> bytes:
         try:
+            remaining_s(context)
             return handle(request, context).SerializeToString()
         except (WorkerError, OSError) as error:
             context.abort(*status_of(error))
@@ -258,12 +256,25 @@ def streaming(handle: Callable[..., Iterator[Message]]) -> Callable[..., Iterato
 
     def call(request: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
         try:
+            remaining_s(context)
             for message in handle(request, context):
                 yield message.SerializeToString()
         except (WorkerError, OSError) as error:
             context.abort(*status_of(error))
 
     return call
+
+
+def remaining_s(context: grpc.ServicerContext) -> float:
+    """The seconds that the client still waits.
+
+    Raises:
+        BadRequest: If it waits for ever.
+    """
+    remaining = context.time_remaining()
+    if remaining is None or remaining > 10 * 365 * 86400:  # grpc's "never"
+        raise BadRequest("the call has no deadline; every call needs one")
+    return float(remaining)
 
 
 def status_of(error: Exception) -> Tuple[grpc.StatusCode, str]:
@@ -391,5 +402,9 @@ def add_power(
     reply.power.mean_mw = mean_mw
     reply.power.readings = readings
     reply.power.energy_mj = mean_mw * reply.median_ms * 1e-3  # mW x ms = 1e-3 mJ
-    reply.power.idle_before_mw = recorder.mean_mw(*idle_before)[0] or 0.0
-    reply.power.idle_after_mw = recorder.mean_mw(rest_start_s, time.monotonic())[0] or 0.0
+    before_mw, _ = recorder.mean_mw(*idle_before)
+    if before_mw is not None:
+        reply.power.idle_before_mw = before_mw
+    after_mw, _ = recorder.mean_mw(rest_start_s, time.monotonic())
+    if after_mw is not None:
+        reply.power.idle_after_mw = after_mw

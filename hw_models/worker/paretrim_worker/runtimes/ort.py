@@ -1,6 +1,8 @@
 """ONNX Runtime."""
 
 import json
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any, List, Sequence
 
@@ -26,6 +28,33 @@ PROVIDERS = {
     "cpu": ("CPUExecutionProvider", ("fp32", "int8")),
 }
 ERRORS_ONLY = 3
+TF32_OPTION_SINCE = (1, 18)
+
+
+def providers(processor: str, precision: str, engines: Path) -> List[Any]:
+    """The providers of a session, the one asked for first, with their options.
+
+    Args:
+        processor: A key of PROVIDERS.
+        precision: "fp32", "fp16" or "int8".
+        engines: The folder where TensorRT keeps what it builds.
+    """
+    name, _ = PROVIDERS[processor]
+    if processor == "cpu":
+        return [name]
+    version = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
+    # Rounded to 10 bits of mantissa, fp32 would be another precision unasked.
+    full = {"use_tf32": 0} if version >= TF32_OPTION_SINCE else {}
+    cuda = (PROVIDERS["cuda"][0], full)
+    if processor == "cuda":
+        return [cuda]
+    reduced = {
+        "trt_fp16_enable": precision != "fp32",
+        "trt_int8_enable": precision == "int8",
+        "trt_engine_cache_enable": True,
+        "trt_engine_cache_path": str(engines),
+    }
+    return [(name, reduced), cuda]
 
 
 class OnnxRuntime(Runtime):
@@ -41,6 +70,7 @@ class OnnxRuntime(Runtime):
                 "processor: this onnxruntime has {}, got {!r}".format(", ".join(usable), processor)
             )
         self._options = options
+        self.scratch = options.scratch
         self.facts = Facts(
             name="onnxruntime",
             version=onnxruntime.__version__,
@@ -53,36 +83,33 @@ class OnnxRuntime(Runtime):
         """See Runtime."""
         return OrtModel(self, path, precision, inputs)
 
-    def session(self, path: Path, precision: str, profile: bool) -> Any:
-        """Make a session of a file."""
+    def session(self, path: Path, precision: str, engines: Path, profile: bool) -> Any:
+        """Make a session of a file.
+
+        Args:
+            path: The file.
+            precision: One of `facts.precisions`.
+            engines: The folder where TensorRT keeps what it builds.
+            profile: Whether the session notes the time of each node.
+        """
         wanted = onnxruntime.SessionOptions()
         wanted.intra_op_num_threads = self._options.threads
         wanted.inter_op_num_threads = 1
         wanted.log_severity_level = ERRORS_ONLY
         if profile:
             wanted.enable_profiling = True
-            wanted.profile_file_prefix = str(self._options.scratch / "profile")
+            wanted.profile_file_prefix = str(self.scratch / "profile")
         try:
             # From bytes: a path would let the file name others beside it.
             session = onnxruntime.InferenceSession(
-                path.read_bytes(), wanted, providers=self._providers(precision)
+                path.read_bytes(),
+                wanted,
+                providers=providers(self.facts.processor, precision, engines),
             )
         except Exception as error:  # onnxruntime has no common base class of its errors
             raise CannotRun("onnxruntime: {}".format(first_line(error))) from None
         self._check_provider(session)
         return session
-
-    def _providers(self, precision: str) -> List[Any]:
-        provider, _ = PROVIDERS[self.facts.processor]
-        if self.facts.processor != "tensorrt":
-            return [provider]
-        reduced = {
-            "trt_fp16_enable": precision != "fp32",
-            "trt_int8_enable": precision == "int8",
-            "trt_engine_cache_enable": True,
-            "trt_engine_cache_path": str(self._options.scratch),
-        }
-        return [(provider, reduced), PROVIDERS["cuda"][0]]
 
     def _check_provider(self, session: Any) -> None:
         """Onnxruntime falls back to the CPU without an error: that would be another device."""
@@ -105,8 +132,13 @@ class OrtModel(LoadedModel):
         self._path = path
         self._precision = precision
         self._inputs = inputs
-        self._session = runtime.session(path, precision, profile=False)
-        self._call = self._bind(self._session)
+        self._engines = Path(tempfile.mkdtemp(prefix="engines-", dir=str(runtime.scratch)))
+        try:
+            self._session = runtime.session(path, precision, self._engines, profile=False)
+            self._call = self._bind(self._session)
+        except Exception:
+            self.close()
+            raise
 
     def time(self, plan: Plan, progress: Progress) -> Timing:
         """See LoadedModel."""
@@ -126,7 +158,7 @@ class OrtModel(LoadedModel):
 
     def profile(self, runs: int) -> List[LayerTime]:
         """See LoadedModel."""
-        session = self._runtime.session(self._path, self._precision, profile=True)
+        session = self._runtime.session(self._path, self._precision, self._engines, profile=True)
         arrays = feeds(self._inputs)
         try:
             for _ in range(runs):
@@ -149,6 +181,10 @@ class OrtModel(LoadedModel):
             ],
             runs,
         )
+
+    def close(self) -> None:
+        """Delete the engines."""
+        shutil.rmtree(str(self._engines), ignore_errors=True)
 
     def _bind(self, session: Any) -> Any:
         if self._runtime.facts.processor == "cpu":

@@ -31,6 +31,7 @@ JETPACK_PATH = "/usr/src/tensorrt/bin/trtexec"
 WARM_UP_MS_PER_INFERENCE = 20.0
 """trtexec warms up for a time, not for a number of inferences: this long for each one asked."""
 
+OUTPUT = "output.json"
 STARTED = "Starting inference"  # in the log when the engine is loaded and the clock starts
 PLAIN_NAME = re.compile(r"[\w./-]+", re.ASCII)
 """trtexec takes lists of NAME:FILE: a name with : or , would name files of its own."""
@@ -80,8 +81,14 @@ class TrtexecModel(LoadedModel):
         self._stem = runtime.scratch / hashlib.sha256(key.encode()).hexdigest()[:16]
         self._engine = self._stem.with_suffix(".engine")
         self._files = [self._engine]
-        self._inputs = self._input_flags(inputs)
-        self._outputs = self._build(path, precision, inputs)
+        self._shapes = _shape_flags(inputs)
+        self._outputs: List[Output] = []
+        try:
+            self._inputs = self._input_flags(inputs)
+            self._build(path, precision)
+        except CannotRun:
+            self.close()
+            raise
 
     def time(self, plan: Plan, progress: Progress) -> Timing:
         """See LoadedModel."""
@@ -94,8 +101,10 @@ class TrtexecModel(LoadedModel):
                 "--iterations={}".format(plan.repeat * plan.number),
                 "--duration={:.0f}".format(np.ceil(plan.min_time_s)),
                 "--exportTimes={}".format(times),
+                "--exportOutput={}".format(self._export(OUTPUT)),
             ]
         )
+        self._outputs = self._read_outputs()
         trace = _after_warm_up(_read(times), warm_up_ms)
         samples_ms = _samples(trace, plan.number)
         if len(samples_ms) < plan.repeat:
@@ -109,7 +118,7 @@ class TrtexecModel(LoadedModel):
         return Timing(samples_ms, start_s, end_s)
 
     def outputs(self) -> List[Output]:
-        """See LoadedModel."""
+        """What the latest run of the engine computed, building or timing."""
         return self._outputs
 
     def profile(self, runs: int) -> List[LayerTime]:
@@ -136,29 +145,25 @@ class TrtexecModel(LoadedModel):
             if path.exists():
                 path.unlink()
 
-    def _build(self, path: Path, precision: str, inputs: Sequence[Input]) -> List[Output]:
+    def _build(self, path: Path, precision: str) -> None:
         flags: List[str] = {"fp32": [], "fp16": ["--fp16"], "int8": ["--fp16", "--int8"]}[precision]
-        open_shapes = [
-            "{}:{}".format(entry.name, "x".join(map(str, entry.array.shape)))
-            for entry in inputs
-            if entry.is_open
-        ]
-        if open_shapes:  # trtexec refuses shapes for a model that has none open
-            flags = [*flags, "--shapes={}".format(",".join(open_shapes))]
-        export = self._export("output.json")
         self._run(
             [
                 "--onnx={}".format(path),
                 "--saveEngine={}".format(self._engine),
                 *flags,
+                *self._shapes,
                 *self._inputs,
                 "--iterations=1",
                 "--duration=0",
                 "--warmUp=0",
-                "--exportOutput={}".format(export),
+                "--exportOutput={}".format(self._export(OUTPUT)),
             ]
         )
-        return summarize({row["name"]: _tensor(row) for row in _read(export)})
+        self._outputs = self._read_outputs()
+
+    def _read_outputs(self) -> List[Output]:
+        return summarize({row["name"]: _tensor(row) for row in _read(self._export(OUTPUT))})
 
     def _input_flags(self, inputs: Sequence[Input]) -> List[str]:
         pairs = []
@@ -173,7 +178,7 @@ class TrtexecModel(LoadedModel):
         return ["--loadInputs={}".format(",".join(pairs))] if pairs else []
 
     def _engine_flags(self) -> List[str]:
-        return ["--loadEngine={}".format(self._engine), *self._inputs]
+        return ["--loadEngine={}".format(self._engine), *self._shapes, *self._inputs]
 
     def _export(self, name: str) -> Path:
         path = self._stem.with_suffix("." + name)
@@ -203,6 +208,19 @@ class TrtexecModel(LoadedModel):
                 "trtexec ended with {}: {}".format(process.returncode, first_line("".join(lines)))
             )
         return Run(started_s, "".join(lines))
+
+
+def _shape_flags(inputs: Sequence[Input]) -> List[str]:
+    """The shapes of open inputs; without them trtexec makes every open dimension 1.
+
+    That holds for a loaded engine as well. For a model that has none open shapes are refused.
+    """
+    shapes = [
+        "{}:{}".format(entry.name, "x".join(map(str, entry.array.shape)))
+        for entry in inputs
+        if entry.is_open
+    ]
+    return ["--shapes={}".format(",".join(shapes))] if shapes else []
 
 
 def _version(tool: str) -> str:
