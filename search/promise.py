@@ -119,9 +119,11 @@ def find_pick(
             return pick
         needed_ms = aim * limit.latency_ms / measured.factor(limit.latency_ms)
         new = more(limit, needed_ms, points)
-        log.info(
-            "%s: %d more candidates of at most %.2f ms predicted", limit.text, len(new), needed_ms
-        )
+        if new:
+            log.info(
+                "%s: %d more candidates of at most %.2f ms predicted",
+                limit.text, len(new), needed_ms,
+            )  # fmt: skip
         points += new
     return _best_measured(limit, points, measured)
 
