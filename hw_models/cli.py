@@ -20,6 +20,7 @@ from hw_models.errors import InputError
 
 if TYPE_CHECKING:
     from hw_models.client import Credentials
+    from hw_models.points import Point
 
 PRECISIONS = {"fp32": 32, "fp16": 16, "int8": 8}
 _SHOWN = ("latency_ms", "low_ms", "high_ms", "energy_mj", "size_bytes", "macs")
@@ -211,7 +212,7 @@ def _from_device(address: str, credentials: Credentials, table: Path) -> dict[st
 
     with live.connected(address, credentials) as (pool, info):
         precisions = live.measurable(info)
-        measured: dict[live.Run, live.Point] = {}
+        measured: dict[live.Run, Point] = {}
         with Progress(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(),
                       transient=True, disable=not sys.stdout.isatty()) as bar:  # fmt: skip
             task = bar.add_task("measuring")
