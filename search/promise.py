@@ -5,7 +5,8 @@ the best one is a measured one that is. What was measured corrects what is expec
 a prediction is multiplied by the median of measured / predicted of the measured points nearest in
 predicted latency. Where no candidate is left that may be within the budget, a few more are made and
 scored. In the end the cheapest candidate has its turn, whatever is expected of it: a budget is out
-of reach only when that one was measured to be too slow.
+of reach only when that one was measured to be too slow. If it is not, more are made and measured
+between it and what is too slow.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ was too slow, a third less is hoped for, in the end only for those that far belo
 AIMS = (1.0, 0.97, 0.9, 0.8, 0.6)
 """More candidates are made for one budget so many times; they are of this share of the predicted
 latency that should be within it, for what was corrected from above comes near it without end."""
+HALVINGS = 3
+"""Of what is not known between the cheapest candidate and those that are too slow."""
 STRANGE = 1.5
 """Measured over predicted beyond which the profile is hardly that of the device."""
 MORE = 3
@@ -68,9 +71,9 @@ class Measured:
     def add(self, point: Point) -> Timed:
         """Measure a point, once."""
         digest = point.candidate.digest
+        self.points[digest] = point
         if digest not in self.times:
             self.times[digest] = self.measure(point)
-            self.points[digest] = point
         return self.times[digest]
 
     def factor(self, predicted_ms: float) -> float:
@@ -126,6 +129,32 @@ def find_pick(
             )  # fmt: skip
         points += new
     return _best_measured(limit, points, measured)
+
+
+def narrow(limit: Limits, within_ms: float, measured: Measured, more: More) -> None:
+    """Measure between the cheapest candidate, which is within a budget, and what is too slow.
+
+    By what was predicted nothing should have been within: predictions only tell what is faster.
+
+    Args:
+        limit: The budget.
+        within_ms: What is predicted for the cheapest candidate.
+        measured: What was measured so far; more is added.
+        more: Makes further candidates.
+    """
+    slow = [
+        point.cost.latency_ms
+        for digest, point in measured.points.items()
+        if not measured.times[digest].within(limit.latency_ms)
+    ]
+    slow_ms = min(slow, default=within_ms)
+    for _ in range(HALVINGS if slow_ms > within_ms else 0):
+        middle_ms = math.sqrt(within_ms * slow_ms)
+        times = [measured.add(point) for point in more(limit, middle_ms, [])]
+        if any(timed.within(limit.latency_ms) for timed in times):
+            within_ms = middle_ms
+        else:
+            slow_ms = middle_ms
 
 
 def _best_measured(limit: Limits, points: Sequence[Point], measured: Measured) -> Point | None:
@@ -259,6 +288,8 @@ def keep_promise(
     for limit in result.limits:
         if find_pick(limit, list(known.values()), measured, more) is None:
             least = last_resort(limit)
+            if least.within(limit.latency_ms):
+                narrow(limit, float(problem.latency_ms(lowest_V[None])[0]), measured, more)
             if not any(measured.meets(point, limit) for point in known.values()):
                 log.warning("%s", _missed(limit, least, measured.lowest_ms))
     return list(known.values()), measured.times

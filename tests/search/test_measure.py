@@ -14,6 +14,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -212,11 +213,12 @@ def test_a_worker_that_is_killed_while_it_measures_changes_no_pick(
     """What is measured twice is recorded once, and the picks are those of the journal alone."""
     rules = Rules(drift=1e3, noise=1e3, quarantine_s=0.5, poll_s=0.1)
     monkeypatch.setattr(measure, "RULES", rules)
+    monkeypatch.setattr(measure, "PROTOCOL", replace(measure.PROTOCOL, min_time_s=0.2))
     run = tmp_path / "runs" / "exp"
     killer = Killer(tmp_path, run / "journal.jsonl")
     asked = {
-        "data": str(tiny_data), "target": TARGET, "actors": 0, "imgsz": (128,), "evals": 4,
-        "latency": ("90%", "60%"), "method": "random", "measure_on": (killer.address,),
+        "data": str(tiny_data), "target": TARGET, "actors": 0, "imgsz": (128,), "evals": 2,
+        "latency": ("90%", "60%"), "method": "uniform", "measure_on": (killer.address,),
     }  # fmt: skip
     killer.start()
     try:

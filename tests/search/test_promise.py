@@ -20,7 +20,7 @@ from search.front import Point
 from search.ledger import Task
 from search.measure import Timed
 from search.outputs import Result, best_of
-from search.problem import Problem
+from search.problem import Problem, accuracy
 from search.promise import (
     MORE,
     Measured,
@@ -288,6 +288,21 @@ def test_the_cheapest_is_measured_though_it_is_expected_to_be_too_slow(promise: 
     )
     assert pick is not None
     assert pick.candidate == promise.problem.space.decode(promise.least)
+
+
+def test_a_better_one_than_the_cheapest_is_found_where_predictions_are_no_help(
+    promise: Promise,
+) -> None:
+    """All that is predicted below the middle takes a third."""
+    middle_ms = (promise.least_ms * promise.dense_ms) ** 0.5
+    (pick,), times = promise.kept(
+        lambda ms: ms / 3 if ms <= middle_ms else ms, 1.001 * middle_ms / 3
+    )
+    assert pick is not None
+    cheapest_map = accuracy(promise.point(promise.least, "full").score)
+    assert promise.least_ms < pick.cost.latency_ms <= middle_ms
+    assert accuracy(pick.score) > cheapest_map
+    assert len(times) < 20
 
 
 def test_other_limits_that_nothing_keeps_are_said(
