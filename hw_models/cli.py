@@ -20,6 +20,7 @@ from hw_models.errors import InputError
 
 if TYPE_CHECKING:
     from hw_models.client import Credentials
+    from hw_models.points import Point
 
 PRECISIONS = {"fp32": 32, "fp16": 16, "int8": 8}
 _SHOWN = ("latency_ms", "low_ms", "high_ms", "energy_mj", "size_bytes", "macs")
@@ -203,24 +204,35 @@ def _from_table(table: Path, profile: str | None) -> dict[str, Any]:
 
 
 def _from_device(address: str, credentials: Credentials, table: Path) -> dict[str, Any]:
-    """Measure on a device, write the rows as a table, and fit them."""
+    """Measure on a device, write the rows as a table, and fit them.
+
+    If measuring fails, the rows that there are go into `NAME-part.csv`.
+    """
     from hw_models import live
 
     with live.connected(address, credentials) as (pool, info):
         precisions = live.measurable(info)
+        measured: dict[live.Run, Point] = {}
         with Progress(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(),
                       transient=True, disable=not sys.stdout.isatty()) as bar:  # fmt: skip
             task = bar.add_task("measuring")
-            points = live.run_design(
-                pool,
-                live.DESIGN,
-                precisions,
-                lambda done, total, what: bar.update(
-                    task, completed=done, total=total, description=what
-                ),
-            )
-    live.write_points(table, points, f"measured on {info.kind}")
-    typer.echo(f"{len(points)} measurements: {table}")
+            try:
+                live.run_design(
+                    pool,
+                    live.DESIGN,
+                    precisions,
+                    lambda done, total, what: bar.update(
+                        task, completed=done, total=total, description=what
+                    ),
+                    measured,
+                )
+            finally:
+                runs = live.runs_of(live.DESIGN, precisions)
+                points = [measured[run] for run in runs if run in measured]
+                if len(points) < len(runs):
+                    table = table.with_stem(f"{table.stem}-part")
+                live.write_points(table, points, f"measured on {info.kind}")
+                typer.echo(f"{len(points)} of {len(runs)} measurements: {table}")
     return live.fit_host(info, points, precisions)
 
 

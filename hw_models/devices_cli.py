@@ -1,4 +1,8 @@
-"""`paretrim devices HOST:PORT ...`: how the workers are."""
+"""`paretrim devices HOST:PORT ...`: how the workers are, as a pool of devices sees them.
+
+A worker that is not busy is asked to measure the golden model, as at the start of a search. Who has
+leased a device is known only to the program that did; others see that its worker is busy.
+"""
 
 from __future__ import annotations
 
@@ -13,33 +17,58 @@ from rich.table import Table
 from hw_models.cli_options import ServerName, TlsCa, TlsCert, TlsKey, TokenFile
 from hw_models.client import Credentials, DeviceClient, Timeouts
 from hw_models.measurement import DeviceCallError, DeviceInfo
+from hw_models.pool import DevicePool, Health, Rules
 
 TIMEOUTS = Timeouts(info_s=5.0)
+RULES = Rules(busy_s=10.0)
 ASKED_AT_ONCE = 16
 """Workers asked at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What a look at one worker found: its answer, or why there is none."""
+    """What a look at one worker found.
+
+    Attributes:
+        address: Where it listens.
+        info: Its answer; None if there is none.
+        is_serving: Whether it says that it is well.
+        health: Good if it measured the golden model as it must; unknown if it was busy.
+        golden_ms: What the golden model took.
+        trouble: Why it cannot be measured on; empty if it can.
+    """
 
     address: str
     info: DeviceInfo | None = None
     is_serving: bool = False
+    health: Health = Health.UNKNOWN
+    golden_ms: float | None = None
     trouble: str = ""
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it may be measured on, now or when it is free."""
+        return self.is_serving and not self.trouble
 
 
 def look_at(address: str, credentials: Credentials | None = None) -> Look:
-    """Ask one worker how it is.
+    """Ask one worker how it is, and let it measure the golden model if it is free.
 
     Raises:
         InputError: If the address or the credentials are no good.
     """
     with DeviceClient(address, credentials, TIMEOUTS) as client:
         try:
-            return Look(address, client.info(), client.is_serving())
+            info, is_serving = client.info(), client.is_serving()
         except DeviceCallError as error:
             return Look(address, trouble=str(error))
+        if info.busy or not is_serving:
+            return Look(address, info, is_serving)
+        (status,) = DevicePool([client], RULES).status()
+        return Look(
+            address, status.info or info, is_serving, status.health, status.reference_ms,
+            status.trouble,
+        )  # fmt: skip
 
 
 def devices(
@@ -50,7 +79,7 @@ def devices(
     token_file: TokenFile = None,
     server_name: ServerName = "",
 ) -> None:
-    """Show health, capabilities and queue of device workers; exit code 4 if one does not answer."""
+    """Show health, capabilities and queue of device workers; exit code 4 if one is not usable."""
     credentials = Credentials(tls_ca, tls_cert, tls_key, token_file, server_name)
     with ThreadPoolExecutor(ASKED_AT_ONCE) as threads:
         looks = list(threads.map(lambda address: look_at(address, credentials), addresses))
@@ -59,15 +88,15 @@ def devices(
     for look in looks:
         if look.trouble:
             console.print(look.trouble, markup=False, highlight=False)
-    if any(not look.is_serving for look in looks):
+    if any(not look.is_usable for look in looks):
         raise typer.Exit(DeviceCallError.exit_code)
 
 
 def device_table(looks: list[Look]) -> Table:
     """One row a worker."""
     table = Table(
-        "device", "health", "board", "power mode", "clocks, MHz", "runtime", "precisions", "meter",
-        "now",
+        "device", "health", "golden model", "board", "power mode", "clocks, MHz", "runtime",
+        "precisions", "meter", "now",
     )  # fmt: skip
     for look in looks:
         info = look.info
@@ -76,7 +105,8 @@ def device_table(looks: list[Look]) -> Table:
             continue
         table.add_row(
             look.address,
-            "serving" if look.is_serving else "not serving",
+            f"serving, {look.health.value}" if look.is_serving else "not serving",
+            "not asked" if look.golden_ms is None else f"{look.golden_ms:.3f} ms",
             info.board,
             info.power_mode or "unknown",
             _clocks(info),

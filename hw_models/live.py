@@ -9,6 +9,7 @@ fitted: their error is what the profile says of itself.
 from __future__ import annotations
 
 import csv
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -60,6 +61,10 @@ class Trial:
     def origin(self) -> str:
         """Whether it is a part or a whole network."""
         return NETWORKS if self.network.startswith("yolov5u") else PARTS
+
+
+Run = tuple[Trial, str]
+"""A network in one precision."""
 
 
 def _parts() -> Iterator[Trial]:
@@ -118,6 +123,8 @@ RULES = Rules(acquire_s=150.0)
 """One device and somebody who waits for it: a busy machine is told of after minutes."""
 FAILURES = 3
 """Measurements in a row that may fail; each is tried once more at the end."""
+LONGEST_S = 14 * 60.0
+"""For a design: a quarter of an hour is promised, fitting included."""
 
 
 @contextmanager
@@ -162,7 +169,9 @@ def run_design(
     design: Sequence[Trial],
     precisions: Sequence[str],
     progress: Callable[[int, int, str], None],
-) -> list[Point]:
+    points: dict[Run, Point],
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
     """Measure a design; what fails is tried once more at the end.
 
     Args:
@@ -170,16 +179,25 @@ def run_design(
         design: What to measure.
         precisions: That the device executes.
         progress: Told (done, total, what is measured next).
+        points: Every row is added here as it is measured, so that a failure leaves what there is.
+        clock: Seconds that never run backwards.
 
     Raises:
         DeviceCallError: If the device has trouble several times in a row, or with one network
-            twice.
+            twice, or takes longer than `LONGEST_S`.
     """
-    runs = [(trial, name) for trial in design for name in trial.precisions if name in precisions]
-    points: dict[tuple[Trial, str], Point] = {}
+    runs = runs_of(design, precisions)
+    deadline_s = clock() + LONGEST_S
     waiting, in_a_row = deque(runs), 0
-    tried: set[tuple[Trial, str]] = set()
+    tried: set[Run] = set()
     while waiting:
+        if clock() >= deadline_s:
+            raise DeviceCallError(
+                f"expected {len(runs)} measurements within {LONGEST_S / 60:.0f} minutes, got "
+                f"{len(points)}: the device is too busy or too slow.",
+                "Close other programs there and fix its clocks, then start anew.",
+                Retry.NEVER,
+            )
         trial, precision = waiting.popleft()
         progress(len(points), len(runs), f"{trial.network} {trial.rows} px {precision}")
         try:
@@ -193,7 +211,11 @@ def run_design(
         else:
             in_a_row = 0
             points[trial, precision] = _point(trial, precision, measured)
-    return [points[run] for run in runs]
+
+
+def runs_of(design: Sequence[Trial], precisions: Sequence[str]) -> list[Run]:
+    """Return what of a design a device can measure, in order."""
+    return [(trial, name) for trial in design for name in trial.precisions if name in precisions]
 
 
 def _measure(pool: DevicePool, trial: Trial, precision: str) -> Measurement:

@@ -10,13 +10,16 @@ Each measurement is bracketed by the golden model's time: when the device has be
 faster in between (heat, another program, another power mode) the measurement does not count and is
 made again.
 
-Several threads may call `DevicePool.measure` at once: each gets a device of its own.
+Several threads may call `DevicePool.measure` at once: each gets a device of its own. Leases hold
+within one pool: two programs that use one device share nothing but its worker's queue, which serves
+one measurement at a time.
 """
 
 from __future__ import annotations
 
 import enum
 import hashlib
+import logging
 import math
 import random
 import statistics
@@ -36,6 +39,8 @@ from hw_models.measurement import (
     MeasureProtocol,
     Retry,
 )
+
+log = logging.getLogger(__name__)
 
 STEADY_HINT = "Close other programs there, fix its clocks (jetson_clocks) or cool it."
 
@@ -235,6 +240,29 @@ class DevicePool:
             InputError: If the kind is left open and there are several.
             DeviceCallError: If the model is refused, or no device could measure it.
         """
+        return self.measure_in_turn([(model, protocol)], kind, shapes, priority)[0]
+
+    def measure_in_turn(
+        self,
+        tasks: Sequence[tuple[bytes, MeasureProtocol]],
+        kind: str | None = None,
+        shapes: Mapping[str, Sequence[int]] | None = None,
+        priority: int = 0,
+    ) -> list[Measurement]:
+        """Measure models one after the other on one device, which nobody else gets in between.
+
+        If it has trouble, all of them are measured on another one.
+
+        Args:
+            tasks: ONNX files, and how.
+            kind: As for `measure`, like all that follows.
+            shapes: Of inputs that the models leave open.
+            priority: Higher goes first.
+
+        Raises:
+            InputError: See `measure`.
+            DeviceCallError: See `measure`.
+        """
         self._admit_due()
         kind = self._one_kind() if kind is None else kind
         avoid: set[str] = set()
@@ -243,7 +271,10 @@ class DevicePool:
             lease = self._acquire(kind, priority, avoid, trouble)
             member = self._members[lease.key]
             try:
-                return self._measure_on(member, lease, model, protocol, shapes)
+                return [
+                    self._measure_on(member, lease, model, protocol, shapes)
+                    for model, protocol in tasks
+                ]
             except DeviceCallError as error:
                 if error.retry is Retry.NEVER:
                     raise
@@ -299,7 +330,7 @@ class DevicePool:
         protocol: MeasureProtocol,
         shapes: Mapping[str, Sequence[int]] | None,
     ) -> Measurement:
-        """Measure until the device is steady and the samples agree.
+        """Measure until the device is steady and the samples agree; at last the calmest counts.
 
         Raises:
             DeviceCallError: If the device fails or does not become steady.
@@ -324,6 +355,13 @@ class DevicePool:
                 f"model more than {self._rules.drift:.0%} off its {member.reference_ms:.3f} ms.",
                 STEADY_HINT,
             )
+        if relative_noise(calmest) > self._rules.noise:
+            log.warning(
+                "%s: the samples stay noisy: of %d measurements the calmest has a spread of "
+                "%.1f %% of its median. %s",
+                member.device.address, self._rules.repeats, 100 * relative_noise(calmest),
+                STEADY_HINT,
+            )  # fmt: skip
         beat()  # a result after the lease was lost does not count
         member.measured += 1
         member.failures = member.quarantines = 0

@@ -8,6 +8,7 @@ than the pool's own, on the very network that relative budgets refer to.
 from __future__ import annotations
 
 import logging
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from hw_models.measurement import (
     Retry,
     precision_of,
 )
-from hw_models.pool import DevicePool, Health, Rules
+from hw_models.pool import DevicePool, Health, Rules, relative_noise
 from search.ledger import Ledger
 from search.settings import Settings
 from spaces.candidate import Candidate
@@ -80,6 +81,7 @@ class Bench:
         form: What they are written as.
         folder: Where exported files are kept, named by candidate.
         dense: The candidate whose time is the reference.
+        bits: What is not quantised is timed in these, 16 or 32, if the devices can.
         sleep: Waits seconds.
 
     Raises:
@@ -94,6 +96,7 @@ class Bench:
         form: Format,
         folder: Path,
         dense: Candidate,
+        bits: int = 32,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._pool = pool
@@ -103,7 +106,8 @@ class Bench:
         self._folder = folder
         self._sleep = sleep
         (kind,) = pool.kinds
-        self._how = f"{kind} | {PROTOCOL.digest}"
+        self._protocol = replace(PROTOCOL, precision=_precision(pool, bits))
+        self._how = f"{kind} | {self._protocol.digest}"
         self._dense = dense
         self.dense = self.measure(dense)
 
@@ -124,6 +128,11 @@ class Bench:
         """
         known = self._ledger.measured.get((candidate.digest, self._how))
         if known is None:
+            if self._protocol.precision == "fp16" and _has_32_bits(candidate):
+                log.warning(
+                    "%s: some layers have 32 bits, which the device is not told by layer: it is "
+                    "timed as if they had 16, and may be slower", candidate.digest[:12],
+                )  # fmt: skip
             measurement, speed = self._steady(candidate)
             self._ledger.record_measurement(
                 candidate.digest, self._how, _record(measurement) | {"speed": speed}
@@ -137,49 +146,70 @@ class Bench:
         Raises:
             DeviceError: They never do.
         """
-        previous = self._call(self._dense)
         for _ in range(TRIES):
-            again = self._call(self._dense)
-            if abs(again.latency_ms / previous.latency_ms - 1) <= STEADY / 2:
+            once, again = self._in_turn(self._dense, self._dense)
+            if abs(again.latency_ms / once.latency_ms - 1) <= STEADY / 2:
                 return again
             self._sleep(WAIT_S)
-            previous = again
         raise DeviceCallError(
-            f"The device is not steady: of {TRIES + 1} measurements of the dense model no two in a "
-            f"row agree within {STEADY / 2:.1%}.",
+            f"The device is not steady: of {TRIES} pairs of measurements of the dense model none "
+            f"agrees within {STEADY / 2:.1%}.",
             "Close other programs there and fix its clocks; then go on with --resume.",
             Retry.NEVER,
         )
 
     def _steady(self, candidate: Candidate) -> tuple[Measurement, float]:
-        """Measure until the device has its first speed before and after."""
+        """Measure until the device has its first speed before and after.
+
+        Raises:
+            DeviceError: It never has.
+        """
         if candidate == self._dense:
             return self._first(), 1.0
-        before = self._call(self._dense).latency_ms
         for attempt in range(1, TRIES + 1):
-            measurement = self._call(candidate)
-            after = self._call(self._dense).latency_ms
-            speed = (before + after) / 2 / self.dense.latency_ms
-            if all(abs(ms / self.dense.latency_ms - 1) <= STEADY for ms in (before, after)):
-                return measurement, speed
+            before, measurement, after = self._in_turn(self._dense, candidate, self._dense)
+            speeds = [dense.latency_ms / self.dense.latency_ms for dense in (before, after)]
+            if all(abs(speed - 1) <= STEADY for speed in speeds):
+                return measurement, statistics.mean(speeds)
             log.info(
                 "the device is not steady: the dense model took %.3f ms at first, now %.3f ms "
                 "before and %.3f ms after (try %d of %d)",
-                self.dense.latency_ms, before, after, attempt, TRIES,
+                self.dense.latency_ms, before.latency_ms, after.latency_ms, attempt, TRIES,
             )  # fmt: skip
             self._sleep(WAIT_S)
-            before = self._call(self._dense).latency_ms
         raise DeviceCallError(
             f"The device is not steady: the dense model took {self.dense.latency_ms:.3f} ms at "
-            f"first and {after:.3f} ms in the last of {TRIES} tries.",
+            f"first and {after.latency_ms:.3f} ms in the last of {TRIES} tries.",
             "Close other programs there and fix its clocks; then go on with --resume. If it is "
             "another speed for good, start a new run.",
             Retry.NEVER,
         )
 
-    def _call(self, candidate: Candidate) -> Measurement:
+    def _in_turn(self, *candidates: Candidate) -> list[Measurement]:
+        """Measure one after the other on one and the same device."""
+        return self._pool.measure_in_turn([self._task(candidate) for candidate in candidates])
+
+    def _task(self, candidate: Candidate) -> tuple[bytes, MeasureProtocol]:
         model = self.file(candidate).read_bytes()
-        return self._pool.measure(model, replace(PROTOCOL, precision=precision_of(model)))
+        is_int8 = precision_of(model) == "int8"
+        return model, replace(self._protocol, precision="int8") if is_int8 else self._protocol
+
+
+def _has_32_bits(candidate: Candidate) -> bool:
+    return any(max(weight, act) >= 32 for _, weight, act in candidate.bits)
+
+
+def _precision(pool: DevicePool, bits: int) -> str:
+    """Return the precision that files without quantised activations are timed in."""
+    wanted = f"fp{bits}"
+    infos = [status.info for status in pool.status() if status.info is not None]
+    if all(wanted in info.precisions for info in infos):
+        return wanted
+    log.warning(
+        "the target's dense model is %s, which %s does not execute: it is timed in fp32",
+        wanted.upper(), infos[0].kind,
+    )  # fmt: skip
+    return "fp32"
 
 
 @contextmanager
@@ -228,11 +258,15 @@ def _check(pool: DevicePool, addresses: Sequence[str]) -> None:
 
 
 def _record(measurement: Measurement) -> dict[str, Any]:
-    """Return a measurement as JSON; what the model computed is left out."""
+    """Return a measurement as JSON; what the model computed is left out.
+
+    `noisy` marks one whose samples never agreed: see `hw_models.pool.Rules.noise`.
+    """
     record = asdict(measurement)
     del record["outputs"]
     samples = [round(sample, 5) for sample in measurement.samples]
-    return record | {"samples": samples, "spread_ms": measurement.spread_ms}
+    noisy = relative_noise(measurement) > RULES.noise
+    return record | {"samples": samples, "spread_ms": measurement.spread_ms, "noisy": noisy}
 
 
 def _timed(record: Any) -> Timed:

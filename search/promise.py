@@ -4,7 +4,9 @@ For each budget the most accurate candidate that may be within it is measured, t
 the best one is a measured one that is. What was measured corrects what is expected of the others:
 a prediction is multiplied by the median of measured / predicted of the measured points nearest in
 predicted latency. Where no candidate is left that may be within the budget, a few more are made and
-scored; when even the cheapest one is too slow, the budget is out of reach.
+scored. In the end the cheapest candidate has its turn, whatever is expected of it: a budget is out
+of reach only when that one was measured to be too slow. If it is not, more are made and measured
+between it and what is too slow.
 """
 
 from __future__ import annotations
@@ -37,8 +39,11 @@ NEAREST = 3
 HOPE, LEAST_HOPE = 0.03, 0.1
 """A candidate expected up to this share above a budget is measured as well; after each one that
 was too slow, a third less is hoped for, in the end only for those that far below."""
-ROUNDS = 4
-"""Times that more candidates are made for one budget."""
+AIMS = (1.0, 0.97, 0.9, 0.8, 0.6)
+"""More candidates are made for one budget so many times; they are of this share of the predicted
+latency that should be within it, for what was corrected from above comes near it without end."""
+HALVINGS = 3
+"""Of what is not known between the cheapest candidate and those that are too slow."""
 STRANGE = 1.5
 """Measured over predicted beyond which the profile is hardly that of the device."""
 MORE = 3
@@ -51,10 +56,12 @@ More = Callable[[Limits, float, Sequence[Point]], list[Point]]
 
 @dataclass(slots=True)
 class Measured:
-    """What was measured in a run, by candidate digest, with the points that were.
+    """What was measured in a run, by candidate digest.
 
     Args:
         measure: Times a point's exported file.
+        points: Those with a score.
+        times: Of all.
     """
 
     measure: Callable[[Point], Timed]
@@ -64,9 +71,9 @@ class Measured:
     def add(self, point: Point) -> Timed:
         """Measure a point, once."""
         digest = point.candidate.digest
+        self.points[digest] = point
         if digest not in self.times:
             self.times[digest] = self.measure(point)
-            self.points[digest] = point
         return self.times[digest]
 
     def factor(self, predicted_ms: float) -> float:
@@ -75,7 +82,7 @@ class Measured:
         def distance(digest: str) -> float:
             return abs(math.log(self.points[digest].cost.latency_ms / predicted_ms))
 
-        nearest = sorted(self.times, key=distance)[:NEAREST]
+        nearest = sorted(self.points, key=distance)[:NEAREST]
         ratios = [
             self.times[digest].at_first_speed_ms / self.points[digest].cost.latency_ms
             for digest in nearest
@@ -100,7 +107,7 @@ class Measured:
 def find_pick(
     limit: Limits, known: Iterable[Point], measured: Measured, more: More
 ) -> Point | None:
-    """Return the most accurate point that was measured within a budget; None if out of reach.
+    """Return the most accurate point that was measured within a budget; None if none was.
 
     Args:
         limit: The budget.
@@ -109,19 +116,45 @@ def find_pick(
         more: Makes further candidates.
     """
     points = list(known)
-    for _ in range(ROUNDS + 1):
+    for aim in AIMS:
         pick = _best_measured(limit, points, measured)
         if pick is not None:
             return pick
-        needed_ms = limit.latency_ms / measured.factor(limit.latency_ms)
+        needed_ms = aim * limit.latency_ms / measured.factor(limit.latency_ms)
         new = more(limit, needed_ms, points)
-        log.info(
-            "%s: %d more candidates of at most %.2f ms predicted", limit.text, len(new), needed_ms
-        )
-        if not new:
-            return None
+        if new:
+            log.info(
+                "%s: %d more candidates of at most %.2f ms predicted",
+                limit.text, len(new), needed_ms,
+            )  # fmt: skip
         points += new
     return _best_measured(limit, points, measured)
+
+
+def narrow(limit: Limits, within_ms: float, measured: Measured, more: More) -> None:
+    """Measure between the cheapest candidate, which is within a budget, and what is too slow.
+
+    By what was predicted nothing should have been within: predictions only tell what is faster.
+
+    Args:
+        limit: The budget.
+        within_ms: What is predicted for the cheapest candidate.
+        measured: What was measured so far; more is added.
+        more: Makes further candidates.
+    """
+    slow = [
+        point.cost.latency_ms
+        for digest, point in measured.points.items()
+        if not measured.times[digest].within(limit.latency_ms)
+    ]
+    slow_ms = min(slow, default=within_ms)
+    for _ in range(HALVINGS if slow_ms > within_ms else 0):
+        middle_ms = math.sqrt(within_ms * slow_ms)
+        times = [measured.add(point) for point in more(limit, middle_ms, [])]
+        if any(timed.within(limit.latency_ms) for timed in times):
+            within_ms = middle_ms
+        else:
+            slow_ms = middle_ms
 
 
 def _best_measured(limit: Limits, points: Sequence[Point], measured: Measured) -> Point | None:
@@ -230,22 +263,53 @@ def keep_promise(
     measured = Measured(lambda point: bench.measure(point.candidate))
     measured.add(result.dense[0])
     known = {point.candidate.digest: point for point in result.front}
+    lowest_V = cheapest(problem.model, problem.space, "latency_ms")
 
     def more(limit: Limits, needed_ms: float, _: Sequence[Point]) -> list[Point]:
         proposed = _unverified(explored, known, needed_ms) or _smaller(
-            problem, explored, known, needed_ms
+            problem, explored, known, needed_ms, lowest_V
         )
         new = _verified(session, proposed)
         known.update((point.candidate.digest, point) for point in new)
         return new
 
+    def last_resort(limit: Limits) -> Timed:
+        candidate = problem.space.decode(lowest_V)
+        timed = measured.times[candidate.digest] = bench.measure(candidate)
+        if timed.within(limit.latency_ms) and candidate.digest not in known:
+            cost = problem.cost(candidate)
+            unscored = replace(
+                result.dense[0], id="", method="repair", candidate=candidate, cost=cost
+            )
+            for point in _verified(session, [unscored]):
+                known[candidate.digest] = measured.points[candidate.digest] = point
+        return timed
+
     for limit in result.limits:
         if find_pick(limit, list(known.values()), measured, more) is None:
-            log.warning(
-                "%s (%.3f ms): no candidate was measured within it; the lowest measured latency is "
-                "%.3f ms", limit.text, limit.latency_ms, measured.lowest_ms,
-            )  # fmt: skip
+            least = last_resort(limit)
+            if least.within(limit.latency_ms):
+                narrow(limit, float(problem.latency_ms(lowest_V[None])[0]), measured, more)
+            if not any(measured.meets(point, limit) for point in known.values()):
+                log.warning("%s", _missed(limit, least, measured.lowest_ms))
     return list(known.values()), measured.times
+
+
+def _missed(limit: Limits, least: Timed, lowest_ms: float) -> str:
+    """Say why a budget has no pick.
+
+    Args:
+        limit: The budget.
+        least: What the cheapest candidate was measured at.
+        lowest_ms: The lowest latency measured.
+    """
+    budget = f"{limit.text} ({limit.latency_ms:.3f} ms)"
+    cheapest_ms = f"the cheapest candidate was measured at {least.latency_ms:.3f} ms"
+    if least.within(limit.latency_ms):
+        return f"{budget}: what was measured within it misses another limit; {cheapest_ms}"
+    return (
+        f"{budget} is out of reach: {cheapest_ms}, the lowest of all measured is {lowest_ms:.3f} ms"
+    )
 
 
 def _unverified(
@@ -261,23 +325,27 @@ def _unverified(
 
 
 def _smaller(
-    problem: Problem, explored: Sequence[Point], known: dict[str, Point], needed_ms: float
+    problem: Problem,
+    explored: Sequence[Point],
+    known: dict[str, Point],
+    needed_ms: float,
+    lowest_V: Genomes,
 ) -> list[Point]:
     """Make points of the most accurate ones by compressing all variables a little further.
 
-    Each is moved towards the cheapest candidate as little as brings it to the needed latency; the
-    cheapest candidate itself is the last resort.
+    Each is moved towards the cheapest candidate, `lowest_V`, as little as brings it to the needed
+    latency; where nothing on the way does, there is none.
     """
-    upper_V = np.asarray(problem.space.upper)
     shares_K = np.linspace(0, 1, 101)[1:]
     made: dict[str, Point] = {}
     best = sorted(explored, key=lambda p: -accuracy(p.score))[: 4 * MORE]
     for point in best:
         start_V = problem.space.encode(point.candidate)
-        genomes_KV = np.rint(start_V + shares_K[:, None] * (upper_V - start_V)).astype(np.int64)
+        genomes_KV = np.rint(start_V + shares_K[:, None] * (lowest_V - start_V)).astype(np.int64)
         low_enough = np.flatnonzero(problem.latency_ms(genomes_KV) <= needed_ms)
-        chosen_V = genomes_KV[low_enough[0]] if len(low_enough) else upper_V
-        candidate = problem.space.decode(chosen_V)
+        if not len(low_enough):
+            continue
+        candidate = problem.space.decode(genomes_KV[low_enough[0]])
         if candidate.digest not in known:
             cost = problem.cost(candidate)
             made.setdefault(

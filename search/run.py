@@ -165,7 +165,7 @@ def _run(problem: Problem, run: RunFolder, console: Console) -> None:
         if device_pool is not None:
             bench = Bench(
                 device_pool, ledger, evaluator, native_format(problem), run.measured,
-                problem.dense(),
+                problem.dense(), problem.model.profile.baseline_bits,
             )  # fmt: skip
             problem = on_device(problem, bench)
             run.write_study(problem.settings, _resolved(problem))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from hw_models.cost import CostModel
 from hw_models.device import load_profile, profile_from_dict, slowed
 from hw_models.errors import InputError
 from hw_models.live import DESIGN, Trial, host_facts, measurable
+from hw_models.measurement import DeviceCallError, Measurement, MeasureProtocol
 from hw_models.networks import measured_network
 from hw_models.points import read_points
 from hw_models.pool import Rules
@@ -59,6 +62,54 @@ def test_a_worker_is_calibrated_and_the_table_reproduces_the_profile(
     result = run("calibrate", "--from", tmp_path / "host-cpu.csv", "--output", again)
     assert result.exit_code == 0, result.output
     assert again.read_text() == output.read_text()
+
+
+class StubPool:
+    """Takes its time and may fail after some measurements."""
+
+    def __init__(self, seconds: float, fails_after: int = 999) -> None:
+        self.seconds = seconds
+        self.fails_after = fails_after
+        self.now_s = 0.0
+
+    def measure(self, model: bytes, protocol: MeasureProtocol) -> Measurement:
+        self.now_s += self.seconds
+        if self.fails_after == 0:
+            raise DeviceCallError("it is ill")
+        self.fails_after -= 1
+        samples = (2.0,) * protocol.repeat
+        return Measurement(2.0, samples, None, "a:1", "fixed", protocol, None, "0" * 64)
+
+
+def measure_small(pool: StubPool) -> dict[live.Run, live.Point]:
+    points: dict[live.Run, live.Point] = {}
+    live.run_design(
+        pool, SMALL, ("fp32", "int8"), lambda *_: None, points, lambda: pool.now_s  # type: ignore[arg-type]
+    )  # fmt: skip
+    return points
+
+
+def test_a_design_that_takes_too_long_ends_and_says_how_far_it_came() -> None:
+    assert len(measure_small(StubPool(live.LONGEST_S / 20))) == 14
+    with pytest.raises(DeviceCallError, match=r"expected 14 .* within 14 minutes, got 5"):
+        measure_small(StubPool(live.LONGEST_S / 5))
+
+
+def test_what_was_measured_before_a_failure_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("scipy")
+
+    @contextmanager
+    def connected(*_: object) -> Iterator[object]:
+        yield StubPool(1.0, fails_after=4), INFO
+
+    monkeypatch.setattr(live, "DESIGN", SMALL)
+    monkeypatch.setattr(live, "connected", connected)
+    result = run("calibrate", "--measure-on", "a:1", "--output", tmp_path / "host-cpu.yaml")
+    assert isinstance(result.exception, DeviceCallError)
+    assert len(read_points(tmp_path / "host-cpu-part.csv")) == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["host-cpu-part.csv"]
 
 
 def test_a_known_cpu_is_recovered() -> None:
@@ -106,7 +157,7 @@ def test_facts_name_the_device() -> None:
 INFO = live.DeviceInfo(
     address="127.0.0.1:1", board="Some CPU", device_id="1", power_mode="fixed",
     power_modes=("fixed",), runtime="onnxruntime", runtime_version="1", processor="cpu",
-    precisions=("fp32",), threads=1, model_bytes=1, power_source="", temperature=None,
+    precisions=("fp32", "int8"), threads=1, model_bytes=1, power_source="", temperature=None,
     throttled=None, busy=False, queued=0, worker_version="1",
 )  # fmt: skip
 

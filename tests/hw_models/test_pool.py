@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import statistics
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -382,6 +384,16 @@ class TestSteadiness:
         assert device.measured == RULES.repeats
         assert relative_noise(measured) == pytest.approx(1.4826 * 2 * 0.08)
 
+    def test_what_stays_noisy_is_warned_of(
+        self, make_pool: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with caplog.at_level(logging.WARNING, "hw_models.pool"):
+            make_pool(ScriptedDevice("a:1")).measure(MODEL, QUICK)
+            assert not caplog.messages
+            make_pool(ScriptedDevice("a:1", noise=0.2)).measure(MODEL, QUICK)
+        (message,) = caplog.messages
+        assert "a:1: the samples stay noisy" in message
+
     def test_a_throttled_measurement_does_not_count(self, make_pool: Any) -> None:
         def heat(device: ScriptedDevice) -> None:
             device.throttled = device.measured == 1
@@ -442,6 +454,57 @@ class TestLeases:
         assert len(results) == 12
         assert max(most) == 1
         assert sum(status.measured for status in pool.status()) == 12
+
+    def test_models_in_turn_have_one_device_to_themselves(self, make_pool: Any) -> None:
+        devices = [ScriptedDevice(f"{n}:1") for n in "ab"]
+        pool = make_pool(*devices)
+        tasks = [(MODEL, QUICK), (b"another model", QUICK), (MODEL, QUICK)]
+        with ThreadPoolExecutor(4) as threads:
+            turns = list(threads.map(lambda _: pool.measure_in_turn(tasks), range(8)))
+        assert all(len({measured.device for measured in turn}) == 1 for turn in turns)
+        digests = [hashlib.sha256(model).hexdigest() for model, _ in tasks]
+        assert all([measured.model_digest for measured in turn] == digests for turn in turns)
+
+    def test_models_in_turn_move_to_another_device_together(self, make_pool: Any) -> None:
+        def third(device: ScriptedDevice) -> None:
+            if device.measured == 3:
+                raise TROUBLE
+
+        ill, well = ScriptedDevice("a:1", before_measure=third), ScriptedDevice("b:1")
+        pool = make_pool(ill, well)
+        pool._leases.close(well.address)  # the ill one is taken first
+        with ThreadPoolExecutor(1) as threads:
+            turn = threads.submit(pool.measure_in_turn, [(MODEL, QUICK)] * 3)
+            while not ill.measured:
+                time.sleep(0.001)
+            pool._leases.open(well.address)
+            devices = [measured.device for measured in turn.result()]
+        assert len(set(devices)) == 1
+
+    def test_what_is_urgent_goes_before_what_waits_longer(self, make_pool: Any) -> None:
+        entered, leave = threading.Event(), threading.Event()
+        order: list[str] = []
+
+        def wait(device: ScriptedDevice) -> None:
+            if device.measured == 1:
+                entered.set()
+                assert leave.wait(10)
+
+        pool = make_pool(ScriptedDevice("a:1", before_measure=wait))
+
+        def measure(name: str, priority: int) -> None:
+            pool.measure(MODEL, QUICK, priority=priority)
+            order.append(name)
+
+        with ThreadPoolExecutor(3) as threads:
+            threads.submit(measure, "first", 0)
+            assert entered.wait(10)
+            for waiting, name in enumerate(("low", "high"), start=1):
+                threads.submit(measure, name, waiting)
+                while len(pool._leases._requests) < waiting:
+                    time.sleep(0.001)
+            leave.set()
+        assert order == ["first", "high", "low"]
 
     def test_status_tells_what_is_leased(self, make_pool: Any) -> None:
         seen: list[State] = []

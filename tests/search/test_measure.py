@@ -11,15 +11,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from hw_models.client import DeviceClient
 from hw_models.errors import InfeasibleError
-from hw_models.measurement import Conditions, Measurement, MeasureProtocol
+from hw_models.measurement import Conditions, DeviceCallError, Measurement, MeasureProtocol
 from hw_models.pool import Rules
 from search import measure
 from search.outputs import COLUMNS
@@ -45,17 +49,14 @@ def tolerant() -> Iterator[None]:
     signal.signal(terminate, handler)
 
 
-@pytest.fixture(scope="module")
-def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a worker: ONNX Runtime, one thread, a token."""
-    folder = tmp_path_factory.mktemp("worker")
-    (folder / "token").write_text("secret" * 8)
-    (folder / "token").chmod(0o600)
+def start_worker(
+    folder: Path, *options: str, listen: str = "127.0.0.1:0"
+) -> tuple[subprocess.Popen[str], str]:
+    """A worker and its address: ONNX Runtime, one thread."""
     process = subprocess.Popen(  # noqa: S603
         [
-            *(sys.executable, "-m", "paretrim_worker", "--listen", "127.0.0.1:0", "--insecure"),
-            *("--runtime", "onnxruntime", "--processor", "cpu", "--threads", "1"),
-            *("--token-file", str(folder / "token")),
+            *(sys.executable, "-m", "paretrim_worker", "--listen", listen, "--insecure"),
+            *("--runtime", "onnxruntime", "--processor", "cpu", "--threads", "1", *options),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -63,7 +64,17 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         env={**os.environ, "PYTHONPATH": str(WORKER), "TMPDIR": str(folder)},
     )
     assert process.stdout is not None
-    yield f"{process.stdout.readline().split()[-1]} {folder / 'token'}"
+    return process, process.stdout.readline().split()[-1]
+
+
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a worker with a token, and the token's file."""
+    folder = tmp_path_factory.mktemp("worker")
+    (folder / "token").write_text("secret" * 8)
+    (folder / "token").chmod(0o600)
+    process, address = start_worker(folder, "--token-file", str(folder / "token"))
+    yield f"{address} {folder / 'token'}"
     process.terminate()
     process.communicate(timeout=60)
 
@@ -108,7 +119,7 @@ def measured(
     return run, output.getvalue()
 
 
-def measurements(run: Path) -> list[dict[str, object]]:
+def measurements(run: Path) -> list[dict[str, Any]]:
     lines = (run / "journal.jsonl").read_text().splitlines()
     return [record for line in lines if "measured" in (record := json.loads(line))]
 
@@ -172,3 +183,80 @@ def test_device_trouble_has_its_exit_code(worker: str, tiny_data: Path, tmp_path
         "--actors", "0", "--measure-on", address, "--project", tmp_path,
     )  # fmt: skip
     assert_one_paragraph(done, 4, address, "UNAUTHENTICATED")
+
+
+class Killer(threading.Thread):
+    """Kills a worker in the middle of a measurement, once picks are measured; starts another one.
+
+    Args:
+        folder: Where workers have their files.
+        journal: Of the run; the dense model is measured first, long before the picks.
+    """
+
+    def __init__(self, folder: Path, journal: Path) -> None:
+        super().__init__(daemon=True)
+        self.folder = folder
+        self.journal = journal
+        self.worker, self.address = start_worker(folder)
+        self.killed = False
+        self.over = threading.Event()
+
+    def run(self) -> None:
+        with DeviceClient(self.address) as client:
+            while not self.over.wait(0.02):
+                if self._picks_are_measured() and self._is_busy(client):
+                    self.worker.kill()
+                    self.worker.communicate()
+                    self.killed = True
+                    self.worker, _ = start_worker(self.folder, listen=self.address)
+                    return
+
+    def _picks_are_measured(self) -> bool:
+        return self.journal.is_file() and '"full"' in self.journal.read_text()
+
+    def _is_busy(self, client: DeviceClient) -> bool:
+        try:
+            return client.info().busy
+        except DeviceCallError:
+            return False
+
+    def stop(self) -> None:
+        self.over.set()
+        self.join(60)
+        self.worker.terminate()
+        self.worker.communicate(timeout=60)
+
+
+def test_a_worker_that_is_killed_while_it_measures_changes_no_pick(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is measured twice is recorded once, and the picks are those of the journal alone."""
+    rules = Rules(drift=1e3, noise=1e3, quarantine_s=0.5, poll_s=0.1)
+    monkeypatch.setattr(measure, "RULES", rules)
+    monkeypatch.setattr(measure, "PROTOCOL", replace(measure.PROTOCOL, min_time_s=0.2))
+    run = tmp_path / "runs" / "exp"
+    killer = Killer(tmp_path, run / "journal.jsonl")
+    asked = {
+        "data": str(tiny_data), "target": TARGET, "actors": 0, "imgsz": (128,), "evals": 2,
+        "latency": ("90%", "60%"), "method": "uniform", "measure_on": (killer.address,),
+    }  # fmt: skip
+    killer.start()
+    try:
+        new_search(asked, run.parent, run.name, False, Console(file=io.StringIO()))
+        assert killer.killed
+        journal, picks = (run / "journal.jsonl").read_text(), (run / "picks.json").read_text()
+        resume_search(str(run), run.parent, {}, Console(file=io.StringIO()))
+    finally:
+        killer.stop()
+    assert (run / "journal.jsonl").read_text() == journal
+    assert (run / "picks.json").read_text() == picks
+    records = [json.loads(line) for line in journal.splitlines()[1:]]
+    keys = Counter((record["digest"], record.get("rung", "measured")) for record in records)
+    assert set(keys.values()) == {1}
+    with (run / "front.csv").open() as file:
+        digests = {row["id"]: row["digest"] for row in csv.DictReader(file) if row["measured_ms"]}
+    times = {record["digest"]: record["measured"]["latency_ms"] for record in measurements(run)}
+    assert set(digests.values()) <= set(times)
+    assert [pick["budget"] for pick in json.loads(picks)] == ["60%", "90%"]
+    for pick in json.loads(picks):
+        assert times[digests[pick["id"]]] == pick["measured_ms"] <= pick["budget_ms"]
