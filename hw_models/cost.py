@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -327,12 +328,8 @@ class Tables:
             images: Images at once, for all or for each layer.
         """
         real = self._real
-        kernel = real([kh * kw for kh, kw in convs.kernel])
-        square3 = np.asarray(
-            [k == (3, 3) and s == (1, 1) for k, s in zip(convs.kernel, convs.stride, strict=True)],
-            dtype=bool,
-        )
-        stride = real([sh * sw for sh, sw in convs.stride])
+        kernel, stride = real(_areas(convs.kernel)), real(_areas(convs.stride))
+        square3 = _is_square3(convs.kernel, convs.stride)
         # Siblings are run as one: each bears its part of what is done once.
         part = 1 / real(convs.siblings or (1,))
         channels_in, channels_out = real(convs.in_channels), real(convs.out_channels)
@@ -388,7 +385,7 @@ class Tables:
         code = _code(ops.act_bits)
         elements = real(ops.in_channels) * real(ops.in_h) * real(ops.in_w)
         elements = elements + real(ops.out_channels) * real(ops.out_h) * real(ops.out_w)
-        kinds = np.asarray([OP_KINDS.index(kind) for kind in ops.kinds], dtype=np.intp)
+        kinds = _kind_codes(ops.kinds)
         # [K, precision]: what one start and one element cost each op.
         start_us = self._op_launch_us * self._op_launches[kinds]
         element_us = self._op_bytes[kinds] * self._byte_us
@@ -419,6 +416,26 @@ def _op_launches(kind: OpKind, profile: DeviceProfile, bits: int) -> int:
     if kind in profile.plugins:
         return 1 if bits == 32 else 3
     return {"add": 0, "decode": 3}.get(kind, 1)
+
+
+# A batch is priced again and again: what depends on the network alone is kept.
+@lru_cache(maxsize=64)
+def _areas(sides: tuple[tuple[int, int], ...]) -> npt.NDArray[np.int64]:
+    return np.asarray([vertical * horizontal for vertical, horizontal in sides], dtype=np.int64)
+
+
+@lru_cache(maxsize=64)
+def _is_square3(
+    kernel: tuple[tuple[int, int], ...], stride: tuple[tuple[int, int], ...]
+) -> npt.NDArray[np.bool_]:
+    """Tell which convolutions are 3x3 at stride 1: those that Winograd's algorithm is for."""
+    pairs = zip(kernel, stride, strict=True)
+    return np.asarray([k == (3, 3) and s == (1, 1) for k, s in pairs], dtype=bool)
+
+
+@lru_cache(maxsize=64)
+def _kind_codes(kinds: tuple[OpKind, ...]) -> npt.NDArray[np.intp]:
+    return np.asarray([OP_KINDS.index(kind) for kind in kinds], dtype=np.intp)
 
 
 def _padded(size: Reals, step: Reals) -> Reals:
