@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 import yaml
 
 from evaluators.demo import demo_dataset
 from evaluators.demo.generator import IMAGE_SIZE, NAMES
+from search.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 IMGSZ = 128
@@ -25,6 +31,31 @@ def call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(  # noqa: S603
         paretrim(*arguments), capture_output=True, text=True, timeout=500, cwd=ROOT
     )
+
+
+def answered(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Call the command line in this process, which has torch already: for what ends at once."""
+    handlers, code = logging.getLogger().handlers, 0
+    with (
+        contextlib.chdir(cwd),
+        contextlib.redirect_stdout(io.StringIO()) as stdout,
+        contextlib.redirect_stderr(io.StringIO()) as stderr,
+    ):
+        try:
+            main([*map(str, arguments)])
+        except SystemExit as end:
+            code = int(end.code or 0)
+    logging.getLogger().handlers = handlers
+    return subprocess.CompletedProcess(
+        [*map(str, arguments)], code, stdout.getvalue(), stderr.getvalue()
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_ray() -> Iterator[None]:
+    """Shut down the Ray that a recovery in this process keeps for the next one."""
+    yield
+    ray.shutdown()
 
 
 def write_yolo(folder: Path, split: str, count: int) -> None:

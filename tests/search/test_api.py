@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 
 from hw_models.errors import InfeasibleError, InputError
 from search import api
@@ -26,12 +25,10 @@ SMALL = {
 
 
 @pytest.fixture(autouse=True)
-def process() -> Iterator[None]:
-    """Leave the process as it was: a recovery keeps Ray running for the next one."""
+def handlers() -> Iterator[None]:
     before = logging.getLogger().handlers
     yield
     logging.getLogger().handlers = before
-    ray.shutdown()
 
 
 def test_the_examples_of_the_documentation_run(

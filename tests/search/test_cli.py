@@ -1,6 +1,6 @@
 """The command line as a user meets it: options, exit codes, one-paragraph errors.
 
-Each call is a real process.
+What is refused before anything starts is called in this process, the rest in processes of its own.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from tests.search.conftest import answered
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -82,7 +84,7 @@ def test_the_options_are_the_contract() -> None:
 def test_bad_input_is_one_paragraph_and_exit_2(
     arguments: list[str], words: list[str], tmp_path: Path
 ) -> None:
-    assert_one_paragraph(search(*arguments, cwd=tmp_path), 2, *words)
+    assert_one_paragraph(answered("search", *arguments, cwd=tmp_path), 2, *words)
     assert not (tmp_path / "runs").exists()
 
 
@@ -96,7 +98,8 @@ def test_a_truncated_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "cut.pt"
     torch.save({"model": torch.zeros(1000)}, path)
     path.write_bytes(path.read_bytes()[:2000])
-    assert_one_paragraph(search("--latency", "30ms", "--weights", path), 2, "cut.pt")
+    done = answered("search", "--latency", "30ms", "--weights", path, cwd=tmp_path)
+    assert_one_paragraph(done, 2, "cut.pt")
 
 
 class _Hostile:
@@ -111,7 +114,8 @@ class _Hostile:
 def test_a_hostile_checkpoint_is_refused_and_runs_nothing(tmp_path: Path, archive: bool) -> None:
     path, victim = tmp_path / "hostile.pt", tmp_path / "pwned"
     torch.save({"model": _Hostile(victim)}, path, _use_new_zipfile_serialization=archive)
-    assert_one_paragraph(search("--latency", "30ms", "--weights", path), 2, "hostile.pt")
+    done = answered("search", "--latency", "30ms", "--weights", path, cwd=tmp_path)
+    assert_one_paragraph(done, 2, "hostile.pt")
     assert not victim.exists()
 
 

@@ -22,7 +22,8 @@ from search.front import non_dominated
 from search.outputs import COLUMNS
 from search.run_folder import RunFolder
 from search.tracking.mirror import mirrored
-from tests.search.test_cli import ROOT, assert_one_paragraph, search
+from tests.search.conftest import answered
+from tests.search.test_cli import ROOT, assert_one_paragraph
 
 QUICK = ("--method", "nsga2", "--evals", "10", "--seed", "3")
 
@@ -210,7 +211,8 @@ def test_bad_data_yaml(
     # Beside the good one, so that its paths hold.
     path = tiny_data.with_name(f"bad-{'-'.join(content)}.yaml")
     path.write_text(yaml.safe_dump({**yaml.safe_load(tiny_data.read_text()), **content}))
-    assert_one_paragraph(search("--latency", "30ms", "--data", path, cwd=tmp_path), 2, *words)
+    done = answered("search", "--latency", "30ms", "--data", path, cwd=tmp_path)
+    assert_one_paragraph(done, 2, *words)
 
 
 def test_unreadable_image(tiny_data: Path, tmp_path: Path) -> None:
@@ -221,5 +223,5 @@ def test_unreadable_image(tiny_data: Path, tmp_path: Path) -> None:
     content = yaml.safe_load(tiny_data.read_text())
     path = tmp_path / "cut.yaml"
     path.write_text(yaml.safe_dump({**content, "train": "images/val"}))
-    done = search("--latency", "30ms", "--data", path, cwd=tmp_path)
+    done = answered("search", "--latency", "30ms", "--data", path, cwd=tmp_path)
     assert_one_paragraph(done, 2, "cut.png")

@@ -24,7 +24,7 @@ from search.finished import Finished, read_finished
 from search.problem import accuracy
 from spaces.formats import FORMATS
 from spaces.quantization.calibrate import calibrate_activations
-from tests.search.conftest import call
+from tests.search.conftest import answered, call
 from tests.search.test_cli import assert_one_paragraph
 
 QUIET = Console(quiet=True)
@@ -156,7 +156,7 @@ def test_wrong_options_are_named(run: Path, arguments: dict[str, Any], words: st
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    assert_one_paragraph(call("export", tmp_path), 2, "study.yaml", str(tmp_path))
+    assert_one_paragraph(answered("export", tmp_path, cwd=tmp_path), 2, "study.yaml", str(tmp_path))
 
 
 def test_a_recipe_and_the_dense_weights_make_the_point_again(run: Path, tmp_path: Path) -> None:

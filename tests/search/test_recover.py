@@ -28,7 +28,7 @@ from search.recover.tuning import AshaByPoint, tune_points
 from search.recover.wish import Treatment, Wish
 from search.run_folder import RunFolder
 from spaces.export import OnnxDetector
-from tests.search.conftest import IMGSZ, ROOT, call, paretrim
+from tests.search.conftest import IMGSZ, ROOT, answered, call, paretrim
 from tests.search.test_cli import assert_one_paragraph
 
 
@@ -183,7 +183,9 @@ def attempt() -> Iterator[Callable[..., str]]:
 
 
 def test_a_bad_call_is_one_paragraph(tmp_path: Path) -> None:
-    assert_one_paragraph(call("recover", tmp_path), 2, "study.yaml", str(tmp_path))
+    assert_one_paragraph(
+        answered("recover", tmp_path, cwd=tmp_path), 2, "study.yaml", str(tmp_path)
+    )
 
 
 def test_wrong_options_are_named(searched: Path, attempt: Callable[..., str]) -> None:
