@@ -93,29 +93,30 @@ def devices(
 
 
 def device_table(looks: list[Look]) -> Table:
-    """One row a worker."""
-    table = Table(
-        "device", "health", "golden model", "board", "power mode", "clocks, MHz", "runtime",
-        "precisions", "meter", "now",
-    )  # fmt: skip
-    for look in looks:
-        info = look.info
-        if info is None:
-            table.add_row(look.address, "no answer", *["-"] * 7)
-            continue
-        table.add_row(
-            look.address,
-            f"serving, {look.health.value}" if look.is_serving else "not serving",
-            "not asked" if look.golden_ms is None else f"{look.golden_ms:.3f} ms",
-            info.board,
-            info.power_mode or "unknown",
-            _clocks(info),
-            f"{info.runtime} {info.runtime_version} {info.processor}",
-            " ".join(info.precisions),
-            info.power_source or "none",
-            _now(info),
-        )
+    """One column a worker."""
+    table = Table("device", *(look.address for look in looks))
+    columns = [_column(look) for look in looks]
+    for name in dict.fromkeys(name for column in columns for name in column):
+        table.add_row(name, *(column.get(name, "-") for column in columns))
     return table
+
+
+def _column(look: Look) -> dict[str, str]:
+    """Return what is shown of a worker, by row."""
+    info = look.info
+    if info is None:
+        return {"health": "no answer"}
+    return {
+        "health": f"serving, {look.health.value}" if look.is_serving else "not serving",
+        "golden model": "not asked" if look.golden_ms is None else f"{look.golden_ms:.3f} ms",
+        "now": _now(info),
+        "board": info.board,
+        "power mode": info.power_mode or "unknown",
+        "clocks, MHz": _clocks(info),
+        "runtime": f"{info.runtime} {info.runtime_version} {info.processor}",
+        "precisions": " ".join(info.precisions),
+        "power meter": info.power_source or "none",
+    }
 
 
 def _clocks(info: DeviceInfo) -> str:
