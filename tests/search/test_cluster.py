@@ -71,7 +71,7 @@ def test_a_search_joins_a_running_cluster(
         cluster.add_node(num_cpus=2)
         monkeypatch.setenv("RAY_ADDRESS", cluster.address)
         run = tmp_path / "exp"
-        quick = ("--method", "nsga2", "--evals", "6", "--latency", "80%")
+        quick = ("--method", "nsga2", "--evals", "6", "--latency", "80%", "--imgsz", "160")
         output = finish(start(run, "--data", tiny_data, *quick))
     finally:
         cluster.shutdown()

@@ -25,7 +25,7 @@ from search.tracking.mirror import mirrored
 from tests.search.conftest import answered
 from tests.search.test_cli import ROOT, assert_one_paragraph
 
-QUICK = ("--method", "nsga2", "--evals", "10", "--seed", "3")
+QUICK = ("--imgsz", "160", "--method", "nsga2", "--evals", "10", "--seed", "3")
 
 
 def rows_of(run: Path) -> list[dict[str, str]]:
@@ -56,7 +56,7 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> str:
 def searched(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Run the default method with two Ray actors on Xavier NX, where 8 bits pay."""
     run = tmp_path_factory.mktemp("runs") / "exp"
-    arguments = ("--data", tiny_data, "--imgsz", "320,256", "--target", "jetson-xavier-nx")
+    arguments = ("--data", tiny_data, "--imgsz", "256,192", "--target", "jetson-xavier-nx")
     budgets = ("--latency", "90%,70%", "--evals", "40", "--actors", "2")
     return run, finish(start(run, *arguments, *budgets))
 
@@ -132,7 +132,7 @@ def test_another_device_repeats_no_evaluation(
 ) -> None:
     run, _ = searched
     other = tmp_path / "exp"
-    arguments = ("--data", tiny_data, "--imgsz", "320,256", "--target", "jetson-agx-xavier")
+    arguments = ("--data", tiny_data, "--imgsz", "256,192", "--target", "jetson-agx-xavier")
     budget = ("--latency", "80%", "--method", "milp", "--evals", "4", "--actors", "0")
     finish(start(other, *arguments, *budget, "--reuse", run))
     known = {(record["digest"], record["rung"]) for record in journal_of(run)}
@@ -173,7 +173,8 @@ def test_killed_and_resumed_it_ends_with_the_same_front(tiny_data: Path, tmp_pat
 def test_sigterm_writes_the_front_so_far(tiny_data: Path, tmp_path: Path) -> None:
     run, mnt = tmp_path / "exp", tmp_path / "mnt"
     mirror = ("--mirror", f"file://{mnt}")
-    process = start(run, "--data", tiny_data, "--latency", "80%", "--method", "nsga2", *mirror)
+    arguments = ("--data", tiny_data, "--latency", "80%", "--imgsz", "160", "--method", "nsga2")
+    process = start(run, *arguments, *mirror)
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         if (run / "log.txt").exists() and " candidates; hypervolume" in (
@@ -192,7 +193,7 @@ def test_sigterm_writes_the_front_so_far(tiny_data: Path, tmp_path: Path) -> Non
 
 def test_time_budget_ends_the_search_in_good_order(tiny_data: Path, tmp_path: Path) -> None:
     run = tmp_path / "exp"
-    arguments = ("--data", tiny_data, "--latency", "80%", "--actors", "0", "--method", "nsga2")
+    arguments = ("--data", tiny_data, "--latency", "80%", "--actors", "0", *QUICK)
     output = finish(start(run, *arguments, "--time-budget", "1s"))
     assert "time budget spent" in output
     assert rows_of(run)[-1]["id"] == "dense"
