@@ -67,7 +67,7 @@ def carry_out(plan: Plan, folder: StudyFolder) -> None:
         earlier = [
             folder.run(other)
             for other in plan.jobs[: number - 1]
-            if other.model == job.model and folder.run(other).journal.is_file()
+            if folder.run(other).journal.is_file()
         ]
         log.info("search %d of %d: %s", number, len(plan.jobs), job.name)
         _search(job, folder, earlier)

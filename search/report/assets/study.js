@@ -55,7 +55,7 @@ function drawCells() {
     ? [c.model, c.device, c.power_mode, c.method, String(c.seed), c.budget, el("span", { class: "bad", title: c.refused }, "none")]
     : [c.model, c.device, c.power_mode, c.method, String(c.seed), c.budget, el("a", { href: `${c.run}/report.html`, style: "color:inherit" }, c.id), `${number(c.map50_95)}${c.error === null ? "" : ` ± ${number(c.error)}`}`, signed(c.to_dense), signed(c.to_stock), number(c.latency_ms, 2), `${number(c.low_ms, 2)}–${number(c.high_ms, 2)}`, c.measured_ms === null ? "no" : `${number(c.measured_ms, 2)} ms`, figure(c.energy_mj), figure(c.size_mb), String(c.imgsz)])));
   const refused = unique(REPORT.cells.filter((c) => c.refused).map((c) => `${c.model}, ${place(c)}, ${c.budget}: ${c.refused}`));
-  if (refused.length) $("cells").append(el("p", { class: "note" }, refused.join(" ")));
+  if (refused.length) $("cells").append(el("ul", { class: "note" }, refused.map((line) => el("li", {}, line))));
 }
 
 function drawEfforts() {
