@@ -215,7 +215,8 @@ def _cells(job: Job, folder: StudyFolder, report: Report | None) -> Iterable[Cel
         point = None
         if report is not None and verdict is not None and verdict.pick is not None:
             point = next(p for p in report.points if p.id == verdict.pick)
-        reason = refused.get(budget, verdict.sentence if verdict and point is None else "")
+        unmet = verdict.sentence.removeprefix(f"{budget}: ") if verdict and point is None else ""
+        reason = refused.get(budget, unmet)
         place = (job.model, job.device, job.power_mode, job.method, job.seed, budget)
         budget_ms = None if verdict is None else verdict.budget_ms
         yield Cell(*place, budget_ms, **_figures(point), refused=reason, run=f"runs/{job.name}")
