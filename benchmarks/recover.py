@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from search.finished import Finished, read_finished
 from search.front import Point
 from search.problem import accuracy
 from search.recover.command import recover
+from search.recover.trials import default_rate
 from search.recover.wish import Wish
 from search.run import new_search
 from search.run_folder import RunFolder
@@ -119,7 +120,11 @@ def trained_here(folder: Path, shared: Path, variant: Variant, epochs: int) -> d
     student = problem.build().build(pick.candidate)
     start = fresh(student, seed=0) if variant.from_scratch else student
     data = load_dataset(problem.settings.data, "train")
-    training = Training(start, problem.detector, data, Plan(epochs, distillation=0.0))
+    plan = Plan(epochs, distillation=0.0)
+    if not variant.from_scratch:  # at the rate of the default trial: distillation alone differs
+        rate = default_rate(pick, finished.searched.dense[0])
+        plan = replace(plan, learning_rate=rate)
+    training = Training(start, problem.detector, data, plan)
     checkpoint = folder / f"{name}.ckpt"
     if checkpoint.exists():
         training.load(checkpoint)
