@@ -270,7 +270,6 @@ class DeviceClient:
                 f"expected {model_digest!r}."
             )
         try:
-            after = _conditions(result.after)
             return Measurement(
                 latency_ms=result.median_ms,
                 samples=tuple(result.samples_ms[: MAX_SAMPLES + 1]),
@@ -278,14 +277,13 @@ class DeviceClient:
                 device=key,
                 power_mode=result.power_mode,
                 protocol=protocol,
-                temperature=after.temperature,
                 model_digest=model_digest,
                 throttled=_given(result.after, "throttled"),
                 outputs=tuple(_output(output) for output in result.outputs),
                 idle_before_mw=_given(result.power, "idle_before_mw"),
                 idle_after_mw=_given(result.power, "idle_after_mw"),
                 before=_conditions(result.before),
-                after=after,
+                after=_conditions(result.after),
             )
         except ValueError as error:
             raise DeviceCallError(f"{self.address}: its result is not believed: {error}.") from None

@@ -119,7 +119,6 @@ class Measurement:
         device: Which device, by its key (`DeviceInfo.key`).
         power_mode: Of the device while it measured.
         protocol: How it was measured.
-        temperature: Highest temperature of the device afterwards, degrees Celsius; None if unknown.
         model_digest: SHA-256 of the ONNX file, hexadecimal.
         throttled: Whether the device was slowed down by heat or current; None if it does not tell.
         outputs: What the model computed.
@@ -138,7 +137,6 @@ class Measurement:
     device: str
     power_mode: str
     protocol: MeasureProtocol
-    temperature: float | None
     model_digest: str
     throttled: bool | None = None
     outputs: tuple[Output, ...] = ()

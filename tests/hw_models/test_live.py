@@ -78,7 +78,7 @@ class StubPool:
             raise DeviceCallError("it is ill")
         self.fails_after -= 1
         samples = (2.0,) * protocol.repeat
-        return Measurement(2.0, samples, None, "a:1", "fixed", protocol, None, "0" * 64)
+        return Measurement(2.0, samples, None, "a:1", "fixed", protocol, "0" * 64)
 
 
 def measure_small(pool: StubPool) -> dict[live.Run, live.Point]:

@@ -24,7 +24,6 @@ GOOD = Measurement(
     device="board",
     power_mode="MAXN",
     protocol=PROTOCOL,
-    temperature=41.5,
     model_digest="0" * 64,
 )
 

@@ -129,7 +129,6 @@ class ScriptedDevice:
             device=self.info_now.key,
             power_mode=self.info_now.power_mode,
             protocol=protocol,
-            temperature=self.info_now.temperature,
             model_digest=model_digest,
             throttled=self.throttled,
             outputs=self.outputs,

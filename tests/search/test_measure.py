@@ -93,7 +93,6 @@ def test_a_measurements_record_is_json() -> None:
         device="board",
         power_mode="MAXN",
         protocol=MeasureProtocol(repeat=3),
-        temperature=47.5,
         model_digest="0" * 64,
         idle_before_mw=1500.0,
         before=Conditions({"cpu0": 2035.2}, {"GPU-therm": 41.0}),
