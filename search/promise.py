@@ -50,7 +50,7 @@ MORE = 3
 """Candidates that are made at a time."""
 
 Genomes = npt.NDArray[np.int64]
-More = Callable[[Limits, float, Sequence[Point]], list[Point]]
+More = Callable[[Limits, float], list[Point]]
 """(budget, largest predicted latency, what is known) -> new points, scored on all images."""
 
 
@@ -121,7 +121,7 @@ def find_pick(
         if pick is not None:
             return pick
         needed_ms = aim * limit.latency_ms / measured.factor(limit.latency_ms)
-        new = more(limit, needed_ms, points)
+        new = more(limit, needed_ms)
         if new:
             log.info(
                 "%s: %d more candidates of at most %.2f ms predicted",
@@ -150,7 +150,7 @@ def narrow(limit: Limits, within_ms: float, measured: Measured, more: More) -> N
     slow_ms = min(slow, default=within_ms)
     for _ in range(HALVINGS if slow_ms > within_ms else 0):
         middle_ms = math.sqrt(within_ms * slow_ms)
-        times = [measured.add(point) for point in more(limit, middle_ms, [])]
+        times = [measured.add(point) for point in more(limit, middle_ms)]
         if any(timed.within(limit.latency_ms) for timed in times):
             within_ms = middle_ms
         else:
@@ -265,7 +265,7 @@ def keep_promise(
     known = {point.candidate.digest: point for point in result.front}
     lowest_V = cheapest(problem.model, problem.space, "latency_ms")
 
-    def more(limit: Limits, needed_ms: float, _: Sequence[Point]) -> list[Point]:
+    def more(limit: Limits, needed_ms: float) -> list[Point]:
         proposed = _unverified(explored, known, needed_ms) or _smaller(
             problem, explored, known, needed_ms, lowest_V
         )

@@ -63,7 +63,7 @@ class Truth:
         return timed(self.latency_ms(point.cost.latency_ms) * self.speed, self.speed)
 
 
-def nothing_more(limit: Limits, needed_ms: float, known: Sequence[Point]) -> list[Point]:
+def nothing_more(limit: Limits, needed_ms: float) -> list[Point]:
     return []
 
 
@@ -126,7 +126,7 @@ def test_other_limits_are_kept() -> None:
 def test_more_candidates_are_made_for_what_is_needed() -> None:
     asked: list[float] = []
 
-    def more(limit: Limits, needed_ms: float, known: Sequence[Point]) -> list[Point]:
+    def more(limit: Limits, needed_ms: float) -> list[Point]:
         asked.append(needed_ms)
         return front(needed_ms * 0.99)
 
@@ -142,7 +142,7 @@ def test_out_of_reach_ends_and_names_the_lowest_measured() -> None:
     assert find_pick(BUDGET, front(5, 10), measured, nothing_more) is None
     rounds: list[float] = []
 
-    def always_too_slow(limit: Limits, needed_ms: float, known: Sequence[Point]) -> list[Point]:
+    def always_too_slow(limit: Limits, needed_ms: float) -> list[Point]:
         rounds.append(needed_ms)
         return front(needed_ms * 0.9)
 
@@ -170,9 +170,7 @@ def test_what_comes_near_a_budget_from_above_gets_within_it() -> None:
     """Each correction is too small by half; only what aims lower gets within."""
     truth = Truth(lambda ms: 10 + 0.5 * ms)
     measured = Measured(truth)
-    pick = find_pick(
-        BUDGET, front(30, 60), measured, lambda limit, needed_ms, known: front(needed_ms)
-    )
+    pick = find_pick(BUDGET, front(30, 60), measured, lambda limit, needed_ms: front(needed_ms))
     assert pick is not None
     assert 15 < pick.cost.latency_ms <= 20
 
