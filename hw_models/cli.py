@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 from hw_models.cli_options import ServerName, TlsCa, TlsCert, TlsKey, TokenFile
 from hw_models.cost import Cost, CostModel
@@ -213,19 +213,22 @@ def _from_device(address: str, credentials: Credentials, table: Path) -> dict[st
     with live.connected(address, credentials) as (pool, info):
         precisions = live.measurable(info)
         measured: dict[live.Run, Point] = {}
-        with Progress(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(),
+        with Progress(TextColumn("{task.description}"), BarColumn(),
                       transient=True, disable=not sys.stdout.isatty()) as bar:  # fmt: skip
             task = bar.add_task("measuring")
+
+            def tell(done: int, total: int, what: str) -> None:
+                bar.update(task, completed=done, total=total, description=what)
+                if bar.disable and not done:  # a log
+                    typer.echo(f"{what} and {total - 1} more")
+
             try:
-                live.run_design(
-                    pool,
-                    live.DESIGN,
-                    precisions,
-                    lambda done, total, what: bar.update(
-                        task, completed=done, total=total, description=what
-                    ),
-                    measured,
-                )
+                disturbed = live.run_design(pool, live.DESIGN, precisions, tell, measured)
+                if disturbed:
+                    typer.echo(
+                        f"{disturbed} of {len(measured)} rows were never measured twice alike: the "
+                        "device is disturbed, the profile less exact. Close other programs there."
+                    )
             finally:
                 runs = live.runs_of(live.DESIGN, precisions)
                 points = [measured[run] for run in runs if run in measured]

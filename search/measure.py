@@ -1,12 +1,14 @@
 """Times exported files on real devices, for the search. What is measured is journaled.
 
-The dense model is timed beside every candidate: where the device has another speed than when the
-dense model was timed first, the measurement does not count and is made again. That is a finer check
-than the pool's own, on the very network that relative budgets refer to.
+A candidate and the dense model take turns of a quarter of a second. A turn counts where the dense
+model had its first speed before and after it; other turns were disturbed (by another program, a
+neighbour on the same processor, a clock) and are made again. That is a finer check than the pool's
+own, on the very network that relative budgets refer to.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import statistics
 import time
@@ -35,12 +37,20 @@ from spaces.formats.interface import Format
 
 log = logging.getLogger(__name__)
 
-PROTOCOL = MeasureProtocol(warm_up=5, number=1, repeat=50, min_time_s=1.0, idle_s=0.0)
-RULES = Rules(acquire_s=150.0)
+PROTOCOL = MeasureProtocol(warm_up=3, number=1, repeat=15, min_time_s=0.25, idle_s=0.0)
+"""Of one turn: short, because what disturbs a device often comes and goes within seconds."""
+RULES = Rules(acquire_s=150.0, drift=1.0, noise=1.0)
+"""The dense model's turns show what is disturbed; the golden model, only what is ill."""
 STEADY = 0.05
 """Relative change of the dense model's time that is still the same speed."""
-TRIES = 8
-WAIT_S = 10.0
+NOISY = 0.1
+"""Spread of the samples (`relative_noise`) above which a measurement is marked in the journal."""
+TURNS = 3
+"""Of a candidate on one lease, and that must count."""
+FIRST_TURNS = 12
+"""Of the dense model at first; the fastest ones show the device undisturbed."""
+TRIES = 30
+WAIT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,45 +151,59 @@ class Bench:
         return _timed(known)
 
     def _first(self) -> Measurement:
-        """Measure the dense model until two in a row agree.
+        """Measure the dense model until its fastest turns agree; these are merged.
 
         Raises:
             DeviceError: They never do.
         """
+        turns: list[Measurement] = []
         for _ in range(TRIES):
-            once, again = self._in_turn(self._dense, self._dense)
-            if abs(again.latency_ms / once.latency_ms - 1) <= STEADY / 2:
-                return again
+            turns += self._in_turn(*[self._dense] * FIRST_TURNS)
+            alike = _alike(turns)
+            if len(alike) >= TURNS:
+                return _merged(alike)
             self._sleep(WAIT_S)
         raise DeviceCallError(
-            f"The device is not steady: of {TRIES} pairs of measurements of the dense model none "
-            f"agrees within {STEADY / 2:.1%}.",
+            f"The device is not steady: of {len(turns)} measurements of the dense model the "
+            f"fastest {TURNS} do not agree within {STEADY / 2:.1%}.",
             "Close other programs there and fix its clocks; then go on with --resume.",
             Retry.NEVER,
         )
 
     def _steady(self, candidate: Candidate) -> tuple[Measurement, float]:
-        """Measure until the device has its first speed before and after.
+        """Measure until enough turns count, those with the device's first speed before and after.
+
+        Returns:
+            The fastest turns that count and agree, merged; the dense model's time beside all that
+            count over its first.
 
         Raises:
-            DeviceError: It never has.
+            DeviceError: There are never enough.
         """
         if candidate == self._dense:
             return self._first(), 1.0
+        counted: list[Measurement] = []
+        speeds: list[float] = []
         for attempt in range(1, TRIES + 1):
-            before, measurement, after = self._in_turn(self._dense, candidate, self._dense)
-            speeds = [dense.latency_ms / self.dense.latency_ms for dense in (before, after)]
-            if all(abs(speed - 1) <= STEADY for speed in speeds):
-                return measurement, statistics.mean(speeds)
+            turns = self._in_turn(self._dense, *[candidate, self._dense] * TURNS)
+            beside = [dense.latency_ms / self.dense.latency_ms for dense in turns[::2]]
+            for turn, around in zip(turns[1::2], itertools.pairwise(beside), strict=True):
+                if all(abs(speed - 1) <= STEADY for speed in around):
+                    counted.append(turn)
+                    speeds.append(statistics.mean(around))
+            alike = _alike(counted)
+            if len(alike) >= TURNS:
+                return _merged(alike), statistics.mean(speeds)
             log.info(
-                "the device is not steady: the dense model took %.3f ms at first, now %.3f ms "
-                "before and %.3f ms after (try %d of %d)",
-                self.dense.latency_ms, before.latency_ms, after.latency_ms, attempt, TRIES,
+                "the device is not steady: the dense model took %.3f ms at first, now %.3f to "
+                "%.3f ms; %d of %d turns count (try %d of %d)", self.dense.latency_ms,
+                min(beside) * self.dense.latency_ms, max(beside) * self.dense.latency_ms,
+                len(alike), TURNS, attempt, TRIES,
             )  # fmt: skip
             self._sleep(WAIT_S)
         raise DeviceCallError(
             f"The device is not steady: the dense model took {self.dense.latency_ms:.3f} ms at "
-            f"first and {after.latency_ms:.3f} ms in the last of {TRIES} tries.",
+            f"first and {beside[-1] * self.dense.latency_ms:.3f} ms in the last of {TRIES} tries.",
             "Close other programs there and fix its clocks; then go on with --resume. If it is "
             "another speed for good, start a new run.",
             Retry.NEVER,
@@ -193,6 +217,26 @@ class Bench:
         model = self.file(candidate).read_bytes()
         is_int8 = precision_of(model) == "int8"
         return model, replace(self._protocol, precision="int8") if is_int8 else self._protocol
+
+
+def _alike(turns: Sequence[Measurement]) -> list[Measurement]:
+    """Return those that are as fast as the fastest: the device undisturbed."""
+    fastest_ms = min((turn.latency_ms for turn in turns), default=0.0)
+    return [turn for turn in turns if turn.latency_ms <= (1 + STEADY / 2) * fastest_ms]
+
+
+def _merged(turns: Sequence[Measurement]) -> Measurement:
+    """Return measurements of one model as one: all samples, the mean energy."""
+    samples = tuple(itertools.chain.from_iterable(turn.samples for turn in turns))
+    energies = [turn.energy_mj for turn in turns if turn.energy_mj is not None]
+    return replace(
+        turns[0],
+        latency_ms=statistics.median(samples),
+        samples=samples,
+        energy_mj=statistics.mean(energies) if energies else None,
+        idle_after_mw=turns[-1].idle_after_mw,
+        after=turns[-1].after,
+    )
 
 
 def _has_32_bits(candidate: Candidate) -> bool:
@@ -260,12 +304,12 @@ def _check(pool: DevicePool, addresses: Sequence[str]) -> None:
 def _record(measurement: Measurement) -> dict[str, Any]:
     """Return a measurement as JSON; what the model computed is left out.
 
-    `noisy` marks one whose samples never agreed: see `hw_models.pool.Rules.noise`.
+    `noisy` marks one whose samples do not agree: see `NOISY`.
     """
     record = asdict(measurement)
     del record["outputs"]
     samples = [round(sample, 5) for sample in measurement.samples]
-    noisy = relative_noise(measurement) > RULES.noise
+    noisy = relative_noise(measurement) > NOISY
     return record | {"samples": samples, "spread_ms": measurement.spread_ms, "noisy": noisy}
 
 

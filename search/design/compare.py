@@ -102,7 +102,8 @@ class Rate:
         sure: Whether the whole 90 % interval is fast enough.
         energy_mj: Per image, if known.
         watts: Energy times frame rate, idle time between images left out.
-        fastest_fps: What the fastest point of the front would do.
+        fastest_fps: What the fastest point of the front would do; None if there is no front,
+            because all budgets are out of reach.
     """
 
     model: str
@@ -114,7 +115,7 @@ class Rate:
     sure: bool
     energy_mj: float | None
     watts: float | None
-    fastest_fps: float
+    fastest_fps: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +200,7 @@ def compare(plan: Plan, folder: StudyFolder) -> Comparison:
         missing=len(plan.jobs) - len(done),
         cells=tuple(cells),
         curves=tuple(_curve(job, report) for job, report in found),
-        rates=tuple(_rates(found, plan.fps)),
+        rates=tuple(_rates(done, found, plan.fps)),
         marginals=tuple(_marginals(found)),
         methods=tuple(_methods(cells)),
         efforts=tuple(_effort(job, folder) for job, _ in found),
@@ -268,8 +269,15 @@ def _best(reports: Sequence[Report], latency_ms: float) -> PointView | None:
     return max(within, key=lambda p: (p.map50_95, -p.latency_ms), default=None)
 
 
-def _rates(found: Sequence[tuple[Job, Report]], fps: Sequence[float]) -> Iterable[Rate]:
-    for place, reports in _places(found):
+def _rates(
+    done: Sequence[Job], found: Sequence[tuple[Job, Report]], fps: Sequence[float]
+) -> Iterable[Rate]:
+    places = dict(_places(found))
+    for place in dict.fromkeys((job.model, job.device, job.power_mode) for job in done):
+        reports = places.get(place)
+        if reports is None:
+            yield from (Rate(*place, rate, None, None, False, None, None, None) for rate in fps)
+            continue
         fastest = 1e3 / min(p.latency_ms for r in reports for p in r.points)
         for rate in fps:
             point = _best(reports, 1e3 / rate)

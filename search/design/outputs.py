@@ -38,11 +38,14 @@ def answers(comparison: Comparison) -> Iterable[str]:
         rates = [rate for rate in comparison.rates if rate.fps == fps]
         able = [rate for rate in rates if rate.map50_95 is not None]
         if not able:
-            fastest = max(rates, key=lambda rate: rate.fastest_fps)
-            yield (
-                f"{fps:g} fps: out of reach; the nearest is {fastest.model} on {fastest.device} "
-                f"{fastest.power_mode} with {fastest.fastest_fps:.0f} fps"
+            fastest = max(rates, key=lambda rate: rate.fastest_fps or 0.0)
+            nearest = (
+                "no search found a point within its budgets"
+                if fastest.fastest_fps is None
+                else f"the nearest is {fastest.model} on {fastest.device} {fastest.power_mode} "
+                f"with {fastest.fastest_fps:.0f} fps"
             )
+            yield f"{fps:g} fps: out of reach; {nearest}"
             continue
         best = max(able, key=lambda rate: rate.map50_95 or 0.0)
         yield f"{fps:g} fps most accurately: {_place(best)}"
@@ -103,7 +106,7 @@ def _rate_table(comparison: Comparison) -> Table:
             r.model, r.device, r.power_mode, f"{r.fps:g}",
             "out of reach" if r.map50_95 is None else f"{r.map50_95:.3f}",
             _text(r.latency_ms, ".2f"), "yes" if r.sure else "no",
-            _text(r.energy_mj, ".1f"), _text(r.watts, ".2f"), f"{r.fastest_fps:.0f}",
+            _text(r.energy_mj, ".1f"), _text(r.watts, ".2f"), _text(r.fastest_fps, ".0f") or "none",
         )  # fmt: skip
     return table
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -21,12 +22,13 @@ from hw_models.measurement import DeviceCallError, DeviceInfo, Measurement, Meas
 from hw_models.pool import DevicePool, DeviceStatus, Health, Rules, State
 from hw_models.probes import probe
 from search.ledger import Ledger
-from search.measure import STEADY, TRIES, WAIT_S, Bench
+from search.measure import FIRST_TURNS, STEADY, TRIES, TURNS, WAIT_S, Bench
 from spaces.candidate import Candidate
 from spaces.formats.onnx_tensorrt import OnnxTensorRT
 from tests.search.toys import demo_problem
 
 ROOT = Path(__file__).resolve().parents[2]
+BOTH = 2 * TURNS + 1  # turns of a candidate and of the dense model around them
 DENSE = Candidate(320)
 SMALL = Candidate(256)
 QUANTIZED = Candidate(320, bits=(("conv", 8, 8),))
@@ -105,7 +107,7 @@ class TestSteadiness:
     def test_the_dense_model_lies_on_both_sides_on_the_same_device(self, make: Any) -> None:
         pool = FormulaPool()
         timed = make(pool).measure(SMALL)
-        assert [len(turn) for turn in pool.turns] == [2, 3]
+        assert [len(turn) for turn in pool.turns] == [FIRST_TURNS, BOTH]
         assert timed.speed == 1.0
 
     def test_what_was_measured_is_not_measured_again(self, make: Any) -> None:
@@ -127,7 +129,7 @@ class TestSteadiness:
         pool = FormulaPool(lambda turn: speed if turn in (1, 2) else 1.0)
         bench = make(pool, slept)
         timed = bench.measure(SMALL)
-        assert [len(turn) for turn in pool.turns] == [2, 3, 3, 3]
+        assert [len(turn) for turn in pool.turns] == [FIRST_TURNS, BOTH, BOTH, BOTH]
         assert slept == [WAIT_S] * 2
         assert timed.speed == pytest.approx(1.0)
         assert timed.latency_ms == pytest.approx(bench.file(SMALL).stat().st_size / 100)
@@ -141,18 +143,47 @@ class TestSteadiness:
         assert "start a new run" in caught.value.hint
         assert len(ledger.measured) == 1  # the dense model
 
+    def test_a_neighbour_that_comes_and_goes_changes_nothing(
+        self, make: Any, ledger: Ledger
+    ) -> None:
+        """It slows most turns down, those of a candidate by another factor than the dense ones."""
+        draw = random.Random(5)  # noqa: S311 a neighbour, not a secret
+
+        @dataclass
+        class Neighbour(FormulaPool):
+            def measure_in_turn(self, tasks: Any) -> list[Measurement]:
+                slow, done = False, []
+                for task in tasks:
+                    slow = draw.random() < (0.8 if slow else 0.4)
+                    factor = (1.4 if task[1].precision == "int8" else 1.2) if slow else 1.0
+                    self.speed = lambda _, factor=factor: factor  # type: ignore[misc]
+                    done += super().measure_in_turn([task])
+                return done
+
+        bench = make(Neighbour())
+        for candidate in (SMALL, QUANTIZED):
+            alone_ms = bench.file(candidate).stat().st_size / 100
+            assert bench.measure(candidate).latency_ms == pytest.approx(alone_ms)
+        dense, *candidates = ledger.measured.values()
+        assert len(dense["samples"]) % bench._protocol.repeat == 0
+        assert all(len(c["samples"]) >= TURNS * bench._protocol.repeat for c in candidates)
+
     def test_a_device_that_is_never_twice_as_fast_has_no_first_speed(
         self, ledger: Ledger, tmp_path: Path
     ) -> None:
         @dataclass
         class Restless(FormulaPool):
+            latency_ms: float = 1e9
+
             def measure_in_turn(self, tasks: Any) -> list[Measurement]:
-                return [
-                    self._measurement(ms, p) for ms, (_, p) in zip((1, 1.1), tasks, strict=True)
-                ]
+                done = []
+                for _, protocol in tasks:
+                    self.latency_ms *= 0.97
+                    done.append(self._measurement(self.latency_ms, protocol))
+                return done
 
         slept: list[float] = []
-        with pytest.raises(DeviceCallError, match=f"of {TRIES} pairs of measurements"):
+        with pytest.raises(DeviceCallError, match=f"of {TRIES * FIRST_TURNS} measurements"):
             Bench(
                 Restless(), ledger, Files(), Files(), tmp_path / "measured", DENSE,  # type: ignore[arg-type]
                 sleep=slept.append,
@@ -174,18 +205,18 @@ class TestPrecision:
     def test_a_cpu_is_timed_in_fp32_and_int8(self, make: Any) -> None:
         pool = FormulaPool()
         make(pool).measure(QUANTIZED)
-        assert pool.turns == [["fp32"] * 2, ["fp32", "int8", "fp32"]]
+        assert pool.turns == [["fp32"] * FIRST_TURNS, ["fp32", *["int8", "fp32"] * TURNS]]
 
     def test_a_board_is_timed_in_its_baseline(self, make: Any) -> None:
         pool = FormulaPool(precisions=("fp32", "fp16", "int8"))
         make(pool, bits=16).measure(QUANTIZED)
-        assert pool.turns == [["fp16"] * 2, ["fp16", "int8", "fp16"]]
+        assert pool.turns == [["fp16"] * FIRST_TURNS, ["fp16", *["int8", "fp16"] * TURNS]]
 
     def test_one_that_cannot_says_so(self, make: Any, caplog: pytest.LogCaptureFixture) -> None:
         pool = FormulaPool()
         with caplog.at_level(logging.WARNING, "search.measure"):
             make(pool, bits=16)
-        assert pool.turns == [["fp32"] * 2]
+        assert pool.turns == [["fp32"] * FIRST_TURNS]
         assert "FP16" in caplog.text
         assert "timed in fp32" in caplog.text
 

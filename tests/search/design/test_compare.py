@@ -76,7 +76,7 @@ def test_an_interrupted_search_is_not_done(study: tuple[Plan, StudyFolder], tmp_
 
 
 def test_frame_rates_take_the_best_of_all_searches(comparison: Comparison) -> None:
-    slow, fast = comparison.rates
+    slow, fast, *_ = comparison.rates
     assert slow.map50_95 == max(max(curve.map50_95) for curve in comparison.curves)
     assert slow.sure
     assert slow.watts == pytest.approx(slow.energy_mj * 30 / 1000)
@@ -87,6 +87,21 @@ def test_frame_rates_take_the_best_of_all_searches(comparison: Comparison) -> No
     lines = list(answers(comparison))
     assert lines[0].startswith("30 fps most accurately: toy on jetson-xavier-nx 15W")
     assert lines[-1].startswith("1e+06 fps: out of reach; the nearest is toy")
+
+
+def test_a_device_whose_budgets_are_all_out_of_reach_has_its_rows(
+    study: tuple[Plan, StudyFolder], comparison: Comparison
+) -> None:
+    rows = [rate for rate in comparison.rates if rate.device == "jetson-nano"]
+    assert [(row.fps, row.map50_95, row.fastest_fps) for row in rows] == [
+        (30.0, None, None), (1e6, None, None)
+    ]  # fmt: skip
+    plan, folder = study
+    alone = compare(replace(plan, jobs=plan.jobs[-1:]), folder)
+    assert next(iter(answers(alone))) == (
+        "30 fps: out of reach; no search found a point within its budgets"
+    )
+    assert list(tables(alone))
 
 
 def test_a_tenth_of_a_budget_by_hand(comparison: Comparison) -> None:
