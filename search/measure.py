@@ -1,6 +1,6 @@
 """Times exported files on real devices, for the search. What is measured is journaled.
 
-A candidate and the dense model take turns of a quarter of a second. A turn counts where the dense
+A candidate and the dense model take turns of a tenth of a second. A turn counts where the dense
 model had its first speed before and after it; other turns were disturbed (by another program, a
 neighbour on the same processor, a clock) and are made again. That is a finer check than the pool's
 own, on the very network that relative budgets refer to.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -37,17 +38,19 @@ from spaces.formats.interface import Format
 
 log = logging.getLogger(__name__)
 
-PROTOCOL = MeasureProtocol(warm_up=3, number=1, repeat=15, min_time_s=0.25, idle_s=0.0)
+PROTOCOL = MeasureProtocol(warm_up=1, number=1, repeat=5, min_time_s=0.1, idle_s=0.0)
 """Of one turn: short, because what disturbs a device often comes and goes within seconds."""
-RULES = Rules(acquire_s=150.0, drift=1.0, noise=1.0)
-"""The dense model's turns show what is disturbed; the golden model, only what is ill."""
+METERED_S = 0.5
+"""Least time of a turn where there is a power meter: it is read twenty times a second."""
+RULES = Rules(acquire_s=150.0, drift=math.inf, noise=math.inf)
+"""The dense model's turns show what is disturbed."""
 STEADY = 0.05
 """Relative change of the dense model's time that is still the same speed."""
 NOISY = 0.1
 """Spread of the samples (`relative_noise`) above which a measurement is marked in the journal."""
-TURNS = 3
+TURNS = 5
 """Of a candidate on one lease, and that must count."""
-FIRST_TURNS = 12
+FIRST_TURNS = 20
 """Of the dense model at first; the fastest ones show the device undisturbed."""
 TRIES = 30
 WAIT_S = 2.0
@@ -117,6 +120,8 @@ class Bench:
         self._sleep = sleep
         (kind,) = pool.kinds
         self._protocol = replace(PROTOCOL, precision=_precision(pool, bits))
+        if any(status.info is not None and status.info.power_source for status in pool.status()):
+            self._protocol = replace(self._protocol, min_time_s=METERED_S)
         self._how = f"{kind} | {self._protocol.digest}"
         self._dense = dense
         self.dense = self.measure(dense)
@@ -165,7 +170,7 @@ class Bench:
             self._sleep(WAIT_S)
         raise DeviceCallError(
             f"The device is not steady: of {len(turns)} measurements of the dense model the "
-            f"fastest {TURNS} do not agree within {STEADY / 2:.1%}.",
+            f"fastest {TURNS} do not agree within {STEADY:.0%}.",
             "Close other programs there and fix its clocks; then go on with --resume.",
             Retry.NEVER,
         )
@@ -222,7 +227,7 @@ class Bench:
 def _alike(turns: Sequence[Measurement]) -> list[Measurement]:
     """Return those that are as fast as the fastest: the device undisturbed."""
     fastest_ms = min((turn.latency_ms for turn in turns), default=0.0)
-    return [turn for turn in turns if turn.latency_ms <= (1 + STEADY / 2) * fastest_ms]
+    return [turn for turn in turns if turn.latency_ms <= (1 + STEADY) * fastest_ms]
 
 
 def _merged(turns: Sequence[Measurement]) -> Measurement:

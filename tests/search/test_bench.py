@@ -21,6 +21,7 @@ from hw_models.client import DeviceClient
 from hw_models.measurement import DeviceCallError, DeviceInfo, Measurement, MeasureProtocol
 from hw_models.pool import DevicePool, DeviceStatus, Health, Rules, State
 from hw_models.probes import probe
+from search import measure
 from search.ledger import Ledger
 from search.measure import FIRST_TURNS, STEADY, TRIES, TURNS, WAIT_S, Bench
 from spaces.candidate import Candidate
@@ -61,13 +62,14 @@ class FormulaPool:
     speed: Callable[[int], float] = lambda turn: 1.0
     noise: float = 0.0
     precisions: tuple[str, ...] = ("fp32", "int8")
+    power_source: str = ""
     kinds: tuple[str, ...] = ("a kind",)
     turns: list[list[str]] = field(default_factory=list)
 
     def status(self) -> tuple[DeviceStatus, ...]:
         info = DeviceInfo(
             "a:1", "board", "a", "MAXN", ("MAXN",), "trtexec", "8", "tensorrt", self.precisions, 1,
-            2**20, "", None, None, False, 0, "1",
+            2**20, self.power_source, None, None, False, 0, "1",
         )  # fmt: skip
         return (DeviceStatus("a:1", info, State.IDLE, Health.GOOD, 1.0, 0, ""),)
 
@@ -190,6 +192,17 @@ class TestSteadiness:
             )  # fmt: skip
         assert slept == [WAIT_S] * TRIES
         assert not ledger.measured
+
+
+@pytest.mark.parametrize(
+    ("power_source", "seconds"), [("", measure.PROTOCOL.min_time_s), ("VDD_IN", measure.METERED_S)]
+)
+def test_a_power_meter_gets_longer_turns(
+    make: Any, ledger: Ledger, power_source: str, seconds: float
+) -> None:
+    make(FormulaPool(power_source=power_source))
+    (record,) = ledger.measured.values()
+    assert record["protocol"]["min_time_s"] == seconds
 
 
 @pytest.mark.parametrize(("noise", "noisy"), [(0.0, False), (0.5, True)])
