@@ -195,7 +195,7 @@ def run_design(
         clock: Seconds that never run backwards.
 
     Returns:
-        How many rows have no two measurements that are alike and the fastest: disturbed to the end.
+        How many rows have two fastest measurements that are not alike: disturbed to the end.
 
     Raises:
         DeviceCallError: If the device has trouble several times in a row, or with one network

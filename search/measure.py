@@ -1,9 +1,10 @@
 """Times exported files on real devices, for the search. What is measured is journaled.
 
-A candidate and the dense model take turns of a tenth of a second. A turn counts where the dense
-model had its first speed before and after it; other turns were disturbed (by another program, a
-neighbour on the same processor, a clock) and are made again. That is a finer check than the pool's
-own, on the very network that relative budgets refer to.
+A candidate and the dense model take turns of a tenth of a second, and of each the fastest turns
+that agree count: what disturbs a device (another program, a neighbour on the same processor) comes
+and goes. Where the dense model has another speed than when it was timed first, nothing counts and
+all is made again. That is a finer check than the pool's own, on the very network that relative
+budgets refer to.
 """
 
 from __future__ import annotations
@@ -49,11 +50,11 @@ STEADY = 0.05
 NOISY = 0.1
 """Spread of the samples (`relative_noise`) above which a measurement is marked in the journal."""
 TURNS = 5
-"""Of a candidate on one lease, and that must count."""
+"""Of a candidate on one lease, and that must agree."""
 FIRST_TURNS = 20
-"""Of the dense model at first; the fastest ones show the device undisturbed."""
-TRIES = 30
-WAIT_S = 2.0
+"""Of the dense model at first."""
+TRIES = 60
+WAIT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,39 +177,39 @@ class Bench:
         )
 
     def _steady(self, candidate: Candidate) -> tuple[Measurement, float]:
-        """Measure until enough turns count, those with the device's first speed before and after.
+        """Measure until enough turns agree, while the device has its first speed.
 
         Returns:
-            The fastest turns that count and agree, merged; the dense model's time beside all that
-            count over its first.
+            The candidate's fastest turns, merged, and the dense model's time in its own fastest
+            turns among them over its first.
 
         Raises:
-            DeviceError: There are never enough.
+            DeviceError: They never do, or it never has.
         """
         if candidate == self._dense:
             return self._first(), 1.0
-        counted: list[Measurement] = []
-        speeds: list[float] = []
+        ours: list[Measurement] = []
+        dense: list[Measurement] = []
         for attempt in range(1, TRIES + 1):
-            turns = self._in_turn(self._dense, *[candidate, self._dense] * TURNS)
-            beside = [dense.latency_ms / self.dense.latency_ms for dense in turns[::2]]
-            for turn, around in zip(turns[1::2], itertools.pairwise(beside), strict=True):
-                if all(abs(speed - 1) <= STEADY for speed in around):
-                    counted.append(turn)
-                    speeds.append(statistics.mean(around))
-            alike = _alike(counted)
-            if len(alike) >= TURNS:
-                return _merged(alike), statistics.mean(speeds)
+            turns = self._in_turn(*[self._dense, candidate] * TURNS)
+            dense += turns[::2]
+            ours += turns[1::2]
+            reference, fastest = _alike(dense), _alike(ours)
+            now_ms = _merged(reference).latency_ms
+            speed = now_ms / self.dense.latency_ms
+            if min(len(reference), len(fastest)) >= TURNS:
+                if abs(speed - 1) <= STEADY:
+                    return _merged(fastest), speed
+                dense, ours = [], []
             log.info(
-                "the device is not steady: the dense model took %.3f ms at first, now %.3f to "
-                "%.3f ms; %d of %d turns count (try %d of %d)", self.dense.latency_ms,
-                min(beside) * self.dense.latency_ms, max(beside) * self.dense.latency_ms,
-                len(alike), TURNS, attempt, TRIES,
+                "the device is not steady: the dense model took %.3f ms at first, now %.3f ms; of "
+                "the turns %d and %d agree, expected %d (try %d of %d)",
+                self.dense.latency_ms, now_ms, len(reference), len(fastest), TURNS, attempt, TRIES,
             )  # fmt: skip
             self._sleep(WAIT_S)
         raise DeviceCallError(
             f"The device is not steady: the dense model took {self.dense.latency_ms:.3f} ms at "
-            f"first and {beside[-1] * self.dense.latency_ms:.3f} ms in the last of {TRIES} tries.",
+            f"first and {now_ms:.3f} ms in the last of {TRIES} tries.",
             "Close other programs there and fix its clocks; then go on with --resume. If it is "
             "another speed for good, start a new run.",
             Retry.NEVER,
@@ -225,9 +226,9 @@ class Bench:
 
 
 def _alike(turns: Sequence[Measurement]) -> list[Measurement]:
-    """Return those that are as fast as the fastest: the device undisturbed."""
-    fastest_ms = min((turn.latency_ms for turn in turns), default=0.0)
-    return [turn for turn in turns if turn.latency_ms <= (1 + STEADY) * fastest_ms]
+    """Return the fastest turns that agree with the second fastest: one may be luck."""
+    turns = sorted(turns, key=lambda turn: turn.latency_ms)
+    return [turn for turn in turns if turn.latency_ms <= (1 + STEADY) * turns[1].latency_ms]
 
 
 def _merged(turns: Sequence[Measurement]) -> Measurement:
