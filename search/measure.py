@@ -50,7 +50,7 @@ STEADY = 0.05
 NOISY = 0.1
 """Spread of the samples (`relative_noise`) above which a measurement is marked in the journal."""
 TURNS = 5
-"""Of a candidate on one lease, and that must agree."""
+"""Of a candidate on one lease; so many must agree."""
 FIRST_TURNS = 20
 """Of the dense model at first."""
 TRIES = 60
@@ -62,7 +62,8 @@ class Timed:
     """A measured latency.
 
     Attributes:
-        latency_ms: Median of the samples.
+        latency_ms: Median of the samples of the fastest turns that agree; on a device that nothing
+            disturbs these are all.
         spread_ms: Their median absolute deviation.
         speed: Time of the dense model beside it over its time at first; 1 for the same speed.
         device: Which device, by its key.
@@ -164,7 +165,7 @@ class Bench:
         """
         turns: list[Measurement] = []
         for _ in range(TRIES):
-            turns += self._in_turn(*[self._dense] * FIRST_TURNS)
+            turns = _joined(turns, self._in_turn(*[self._dense] * FIRST_TURNS))
             alike = _alike(turns)
             if len(alike) >= TURNS:
                 return _merged(alike)
@@ -192,8 +193,7 @@ class Bench:
         dense: list[Measurement] = []
         for attempt in range(1, TRIES + 1):
             turns = self._in_turn(*[self._dense, candidate] * TURNS)
-            dense += turns[::2]
-            ours += turns[1::2]
+            dense, ours = _joined(dense, turns[::2]), _joined(ours, turns[1::2])
             reference, fastest = _alike(dense), _alike(ours)
             now_ms = _merged(reference).latency_ms
             speed = now_ms / self.dense.latency_ms
@@ -223,6 +223,11 @@ class Bench:
         model = self.file(candidate).read_bytes()
         is_int8 = precision_of(model) == "int8"
         return model, replace(self._protocol, precision="int8") if is_int8 else self._protocol
+
+
+def _joined(earlier: Sequence[Measurement], new: Sequence[Measurement]) -> list[Measurement]:
+    """Return the turns of one device: another board of the kind starts anew."""
+    return [*(turn for turn in earlier if turn.device == new[0].device), *new]
 
 
 def _alike(turns: Sequence[Measurement]) -> list[Measurement]:

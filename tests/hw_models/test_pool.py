@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import statistics
 import threading
 import time
@@ -364,6 +365,19 @@ class TestSteadiness:
         device = ScriptedDevice("a:1", before_measure=slower)
         make_pool(device).measure(MODEL, QUICK)
         assert device.measured == 1
+
+    def test_who_times_a_reference_of_his_own_needs_no_golden_model_in_between(
+        self, make_pool: Any
+    ) -> None:
+        def slow(device: ScriptedDevice) -> None:
+            device.golden_ms = 5.0
+
+        device = ScriptedDevice("a:1", before_measure=slow)
+        pool = make_pool(device, drift=math.inf)
+        before = device.goldens
+        for _ in range(3):
+            pool.measure(MODEL, QUICK)
+        assert (device.measured, device.goldens) == (3, before)
 
     def test_noisy_samples_are_taken_again(self, make_pool: Any) -> None:
         def calm(device: ScriptedDevice) -> None:

@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +167,7 @@ class TestSteadiness:
             alone_ms = bench.file(candidate).stat().st_size / 100
             assert bench.measure(candidate).latency_ms == pytest.approx(alone_ms)
         dense, *candidates = ledger.measured.values()
-        assert len(dense["samples"]) % bench._protocol.repeat == 0
+        assert dense["latency_ms"] == pytest.approx(bench.file(DENSE).stat().st_size / 100)
         assert all(len(c["samples"]) >= TURNS * bench._protocol.repeat for c in candidates)
 
     def test_a_device_that_is_never_twice_as_fast_has_no_first_speed(
@@ -192,6 +192,26 @@ class TestSteadiness:
             )  # fmt: skip
         assert slept == [WAIT_S] * TRIES
         assert not ledger.measured
+
+    def test_turns_of_another_board_are_not_mixed_in(self, make: Any, ledger: Ledger) -> None:
+        """The first lease of a candidate is on a restless board, the second on a steady one."""
+
+        @dataclass
+        class TwoBoards(FormulaPool):
+            def measure_in_turn(self, tasks: Any) -> list[Measurement]:
+                done = super().measure_in_turn(tasks)
+                if len(self.turns) != 2:
+                    return [replace(turn, device="steady") for turn in done]
+                return [
+                    replace(turn, device="restless", latency_ms=slowed, samples=(slowed,) * 5)
+                    for number, turn in enumerate(done)
+                    for slowed in [turn.latency_ms * (1 + 0.03 * number)]
+                ]
+
+        make(TwoBoards()).measure(SMALL)
+        _, record = ledger.measured.values()
+        assert record["device"] == "steady"
+        assert len(record["samples"]) == TURNS * measure.PROTOCOL.repeat
 
 
 @pytest.mark.parametrize(
