@@ -76,27 +76,28 @@ def write_yolo(folder: Path, split: str, count: int) -> None:
         (folder / "labels" / split / f"{image_id:04d}.txt").write_text("\n".join(rows))
 
 
+def write_data(file: Path, val: int, train: int) -> Path:
+    """Write so many images of the demo data set beside their data YAML, and return that."""
+    write_yolo(file.parent, "val", val)
+    write_yolo(file.parent, "train", train)
+    content = {"train": "images/train", "val": "images/val", "names": list(NAMES)}
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the data YAML of 12 validation and 8 training images."""
-    folder = tmp_path_factory.mktemp("tiny")
-    write_yolo(folder, "val", 12)
-    write_yolo(folder, "train", 8)
-    content = {"train": "images/train", "val": "images/val", "names": list(NAMES)}
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(content))
-    return folder / "tiny.yaml"
+    return write_data(tmp_path_factory.mktemp("tiny") / "tiny.yaml", val=12, train=8)
 
 
 @pytest.fixture(scope="session")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Search the demo detector at a small size for a pick that lost much. Not to be changed."""
     folder = tmp_path_factory.mktemp("searched")
-    write_yolo(folder, "val", 16)
-    write_yolo(folder, "train", 96)
-    content = {"train": "images/train", "val": "images/val", "names": list(NAMES)}
-    (folder / "data.yaml").write_text(yaml.safe_dump(content))
     done = call(
-        "search", "--data", folder / "data.yaml", "--imgsz", str(IMGSZ), "--latency", "90%",
+        "search", "--data", write_data(folder / "data.yaml", val=16, train=96),
+        "--imgsz", str(IMGSZ), "--latency", "90%",
         "--method", "uniform", "--evals", "6", "--actors", "0", "--project", folder,
         "--target", "jetson-tx2",
     )  # fmt: skip
