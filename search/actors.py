@@ -11,6 +11,7 @@ failed. When actors only die and none ever answers, the pool gives up.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import statistics
@@ -140,16 +141,25 @@ class RayPool:
         self._last_words = ""
         self._seconds: dict[str, deque[float]] = {}  # what tasks took of late, by rung
         self._peopled = clock()  # when there last was an actor
-        self._look_around()
+        self._looked = -math.inf  # at the nodes, last
 
     @property
     def size(self) -> int:
-        """Number of actors now, those that are starting included."""
+        """Number of actors, those that are starting included; before the first task, to come."""
+        if math.isinf(self._looked):
+            return allot(self._nodes.values(), self._limit, self._share).total()
         return len(self._idle) + len(self._busy)
 
     def run(self, tasks: Iterable[Task | None]) -> Iterator[Outcome]:
-        """Yield an outcome for every task, in the order they end."""
+        """Yield an outcome for every task, in the order they end.
+
+        Actors take their time to start, and only do so once there is a task.
+        """
         source = iter(tasks)
+        if (first := next(source, None)) is not None:
+            yield from self._run(itertools.chain([first], source))
+
+    def _run(self, source: Iterator[Task | None]) -> Iterator[Outcome]:
         waiting = deque[tuple[Task, int]]()  # to be tried again
         left = set[tuple[str, str]]()  # drawn, and not yielded yet
         more = True

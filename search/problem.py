@@ -135,6 +135,18 @@ def prepare(settings: Settings) -> Problem:
         InputError: One of the settings is wrong.
         InfeasibleError: No candidate can meet a budget.
     """
+    problem = state(settings)
+    if not settings.measure_on:  # else it is for the device to say
+        check_feasible(problem.model, problem.space, problem.limits)
+    return problem
+
+
+def state(settings: Settings) -> Problem:
+    """Load everything; whether the budgets can be met is not looked at.
+
+    Raises:
+        InputError: One of the settings is wrong.
+    """
     detector = _load_weights(settings)
     calibration, validation = _load_data(settings)
     if settings.weights.endswith((".yaml", ".yml")):  # untrained: has the classes of the data set
@@ -165,7 +177,7 @@ def prepare(settings: Settings) -> Problem:
         calibration=calibration,
         validation=validation,
     )
-    problem = Problem(
+    return Problem(
         settings=settings,
         detector=detector,
         space=space,
@@ -179,9 +191,6 @@ def prepare(settings: Settings) -> Problem:
         build=build,
         protocol=_protocol(detector, calibration, validation, criterion, imgsz[0]),
     )
-    if not settings.measure_on:  # else it is for the device to say
-        check_feasible(model, space, problem.limits)
-    return problem
 
 
 def _patterns(

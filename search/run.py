@@ -66,9 +66,18 @@ def new_search(
         InfeasibleError: No candidate can meet a budget.
     """
     start_logging(console)
-    settings = read_settings(given)
-    check_installed(settings)
-    problem = prepare(settings)
+    return search_new(prepare(read_settings(given)), project, name, exist_ok, console)
+
+
+def search_new(
+    problem: Problem, project: Path, name: str, exist_ok: bool, console: Console
+) -> RunFolder:
+    """Make the run folder of a problem and search; return the folder.
+
+    Raises:
+        InputError: What tracks the run is not installed, or the folder cannot be had.
+    """
+    check_installed(problem.settings)
     run = new_run(project, name, exist_ok)
     _run(problem, run, console)
     return run

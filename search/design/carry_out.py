@@ -10,17 +10,17 @@ import io
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from hw_models.errors import InfeasibleError, InputError
 from search.design.plan import Job, Plan
-from search.problem import prepare
+from search.feasibility import check_feasible
+from search.problem import Problem, state
 from search.report import read_report
-from search.run import new_search, read_settings, resume_search
+from search.run import read_settings, resume_search, search_new
 from search.run_folder import RunFolder, write_whole
 
 log = logging.getLogger(__name__)
@@ -92,9 +92,9 @@ def _search(job: Job, folder: StudyFolder, earlier: Sequence[RunFolder]) -> None
     if run.journal.is_file():
         resume_search(str(run.path), run.path.parent, reuse, quiet)
         return
-    given = _feasible(job, folder)
-    if given is not None:
-        new_search({**given, **reuse}, run.path.parent, job.name, exist_ok=True, console=quiet)
+    problem = _within_reach(state(read_settings({**job.given, **reuse})), job, folder)
+    if problem is not None:
+        search_new(problem, run.path.parent, job.name, exist_ok=True, console=quiet)
 
 
 def _check_same(job: Job, folder: StudyFolder) -> None:
@@ -119,23 +119,25 @@ def _open_budgets(job: Job, folder: StudyFolder) -> tuple[str, ...]:
     return tuple(budget for budget in job.budgets if budget not in refused)
 
 
-def _feasible(job: Job, folder: StudyFolder) -> dict[str, Any] | None:
-    """Return the options with the budgets that can be met; None if there are none.
+def _within_reach(problem: Problem, job: Job, folder: StudyFolder) -> Problem | None:
+    """Return a problem with those of its budgets that can be met; None if there are none.
 
     The others are noted with the reason: one budget out of reach must not end a study.
     """
-    try:
-        prepare(read_settings(dict(job.given)))
-        return dict(job.given)
-    except InfeasibleError:
-        refused = {}
-    for budget in job.budgets:
+    if problem.settings.measure_on:  # it is for the device to say
+        return problem
+    refused = {}
+    for limit in problem.limits:
         try:
-            prepare(read_settings({**job.given, "latency": (budget,)}))
+            check_feasible(problem.model, problem.space, [limit])
         except InfeasibleError as error:
-            refused[budget] = error.message
-            log.warning("%s within %s: %s", job.name, budget, error.message)
+            refused[limit.text] = error.message
+            log.warning("%s within %s: %s", job.name, limit.text, error.message)
+    if not refused:
+        return problem
     folder.refusal(job).parent.mkdir(parents=True, exist_ok=True)
     write_whole(folder.refusal(job), json.dumps(refused, indent=1) + "\n")
-    left = _open_budgets(job, folder)
-    return {**job.given, "latency": left} if left else None
+    limits = tuple(limit for limit in problem.limits if limit.text not in refused)
+    latency = tuple(b for b in problem.settings.latency if b.text not in refused)
+    settings = problem.settings.model_copy(update={"latency": latency})
+    return replace(problem, settings=settings, limits=limits) if limits else None

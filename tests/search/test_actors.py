@@ -138,6 +138,24 @@ class TestBothPools:
             list(pool.run([task("bug")]))
 
 
+def leaving_a_trace(folder: Path) -> Obedient:
+    (folder / "built").touch()
+    return Obedient(folder)
+
+
+def test_actors_start_with_the_first_task(tmp_path: Path) -> None:
+    while ray.available_resources().get("CPU") != 2:  # those of other tests are about to end
+        time.sleep(0.1)
+    pool = RayPool(partial(leaving_a_trace, tmp_path), 2, lambda _: 60.0)
+    assert pool.size == 2  # to come
+    assert list(pool.run([])) == []
+    time.sleep(1)
+    assert ray.available_resources()["CPU"] == 2
+    assert len(list(pool.run([task("work")]))) == 1
+    assert (tmp_path / "built").exists()
+    pool.close()
+
+
 def test_a_dead_actor_is_replaced_and_its_task_tried_again(ray_pool: Any) -> None:
     tasks = [task("die-once"), *(task("ok", number) for number in range(6))]
     outcomes = list(ray_pool().run(tasks))
