@@ -10,6 +10,7 @@ recover             a pick on BCCD, trained back
 What it costs:
 hw_models           errors of the hardware models on rows they were not fitted on
 host_cpu            quick ways to a faster YOLOv5 on a CPU, and a front beside them
+database            statistics of the dense layers, and layers made from them: time and size
 device_worker       overhead of measuring over gRPC; what a worker holds
 
 How the search does:

@@ -1,16 +1,19 @@
-"""What an actor measures once on the dense model for each input size, and keeps."""
+"""What is measured once on the dense model for each input size, and kept."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import attrgetter
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from evaluators.batchnorm import Moments, fold_batchnorm, measure_moments
+from evaluators.database import Database
 from evaluators.dataset import Dataset
 from evaluators.detection import detect
 from evaluators.distortion import Reference, reference
@@ -21,6 +24,8 @@ from spaces.model import Detector
 from spaces.quantization.calibrate import calibrate_activations
 from spaces.quantization.calibrators import mse_clip
 from spaces.quantization.grid import ActivationScales
+
+T = TypeVar("T")
 
 QUICK_IMAGES = 32  # of the calibration images: enough for moments and covariances
 BATCH = 8  # images in one forward pass; fixed, since sums depend on it in the last digits
@@ -38,6 +43,7 @@ class DenseAtSize:
         validation: Images in the order in which rungs take them.
         proxy_images: So many of them are references.
         kept_images: So many of them stay decoded.
+        database: Where what takes a pass over images is looked up first, and kept.
     """
 
     detector: Detector
@@ -47,6 +53,7 @@ class DenseAtSize:
     validation: Dataset
     proxy_images: int
     kept_images: int
+    database: Database
     _decoded: dict[int, Tensor] = field(default_factory=dict)
 
     def batches(self, images: int) -> Iterator[Tensor]:
@@ -79,30 +86,57 @@ class DenseAtSize:
     @cached_property
     def moments(self) -> dict[str, Moments]:
         """What enters each batch norm on the quick images."""
-        return measure_moments(self.detector.net, self.quick_images)
+        return self._recall(
+            ["moments", QUICK_IMAGES],
+            lambda: measure_moments(self.detector.net, self.quick_images),
+        )
 
     @cached_property
     def inputs(self) -> dict[str, Inputs]:
         """What enters each convolution on the quick images."""
-        return measure_inputs(self.detector.net, self.network, self.quick_images)
+        pruned = [group.name for group in self.network.groups]
+        return self._recall(
+            ["inputs", QUICK_IMAGES, *pruned],
+            lambda: measure_inputs(self.detector.net, self.network, self.quick_images),
+        )
 
     @cached_property
     def outputs(self) -> DenseOutputs:
         """What convolutions write on all calibration images."""
-        return measure_outputs(self.detector.net, self.network, self.calibration_images)
+        images = self.calibration_images
+        positions, outputs = self._recall(
+            ["outputs"],
+            lambda: attrgetter("positions", "outputs")(
+                measure_outputs(self.detector.net, self.network, images)
+            ),
+        )
+        return DenseOutputs(images, positions, outputs)
 
     @cached_property
     def scales(self) -> ActivationScales:
         """Activation scales from the calibration images."""
-        return calibrate_activations(self.detector, self.calibration_images, mse_clip)
+        return self._recall(
+            ["scales"],
+            lambda: calibrate_activations(self.detector, self.calibration_images, mse_clip),
+        )
 
     @cached_property
     def references(self) -> list[Reference]:
         """What the dense model says about the first `proxy_images` images, batch by batch."""
+        return self._recall(
+            ["references", self.validation.digest, self.proxy_images], self._measure_references
+        )
+
+    def _measure_references(self) -> list[Reference]:
         net = for_inference(copy.deepcopy(self.detector.net))
         with torch.inference_mode():
             outputs = (net(batch) for batch in self.batches(self.proxy_images))
             return [reference(output, detect(output)) for output in outputs]
+
+    def _recall(self, what: list[str | int], measure: Callable[[], T]) -> T:
+        """Return what the database knows of this model, these images and this input size."""
+        key = [self.detector.digest, self.calibration.digest, self.imgsz, *what]
+        return self.database.recall(key, measure)
 
 
 def as_input(squares: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 
 from evaluators.batchnorm import match_moments
 from evaluators.collapse import Collapse, find_collapse
+from evaluators.database import Database
 from evaluators.dataset import Dataset
 from evaluators.dense import DenseAtSize, for_inference
 from evaluators.details import details_of
@@ -105,6 +106,7 @@ class Evaluator:
             )
         }
         self._dense: dict[int, DenseAtSize] = {}
+        self._database = Database()
 
     def evaluate(self, candidate: Candidate, rung: str) -> Score | Failed:
         """Compress the dense model as a candidate says and score the result.
@@ -208,6 +210,7 @@ class Evaluator:
                 self._rungs["full"],
                 PROXY_IMAGES,
                 SUBSET_IMAGES,
+                self._database,
             )
         return self._dense[imgsz]
 

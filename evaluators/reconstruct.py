@@ -33,7 +33,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from evaluators.refit import store
+from evaluators.refit import second_moments, store
 from hw_models.workload import ConvShape
 from spaces.groups import Network
 from spaces.quantization.grid import ActivationScales, is_quantized
@@ -253,7 +253,7 @@ class _Moments:
     @classmethod
     def of(cls, x_PF: Tensor, missed_PO: Tensor) -> _Moments:
         """Measure samples."""
-        return cls(len(x_PF), x_PF.T @ x_PF / len(x_PF), missed_PO.T @ x_PF / len(x_PF))
+        return cls(len(x_PF), second_moments(x_PF), missed_PO.T @ x_PF / len(x_PF))
 
     def and_also(self, other: _Moments) -> _Moments:
         """Return the moments of both sets of samples."""

@@ -40,6 +40,7 @@ POSITIONS = 16_384  # samples of a layer's input; several times the number of fe
 # Above it (3 x 3 on more than 256 channels) only covariances of channels are kept: what was removed
 # is then predicted tap by tap, somewhat worse, but with an 81st of the memory.
 LARGEST_COVARIANCE = 2304
+BLOCK = 192  # features whose products with all later ones are computed at once
 TINY_VARIANCE = 1e-12  # keeps a layer of dead inputs solvable
 
 
@@ -208,8 +209,19 @@ def _inputs(conv: nn.Conv2d, x_NIHW: Tensor, positions: int) -> Inputs:
         chosen_Np = sample_positions(len(x_NIHW), cells, positions * len(x_NIHW))
         x_PF = patches(conv, x_NIHW, chosen_Np)
     mean_F = x_PF.mean(0)
-    x_PF = x_PF - mean_F
-    return Inputs(len(x_PF), mean_F, x_PF.T @ x_PF / len(x_PF))
+    return Inputs(len(x_PF), mean_F, second_moments(x_PF - mean_F))
+
+
+def second_moments(x_PF: Tensor) -> Tensor:
+    """Return x^T x / P [F, F] of samples; of the symmetric halves only one is computed."""
+    features = x_PF.shape[1]
+    moments_FF = x_PF.new_empty(features, features)
+    for start in range(0, features, BLOCK):
+        stop = min(start + BLOCK, features)
+        rows = x_PF[:, start:stop].T @ x_PF[:, start:]
+        moments_FF[start:stop, start:] = rows
+        moments_FF[start:, start:stop] = rows.T
+    return moments_FF.div_(len(x_PF))
 
 
 def store(net: nn.Module, name: str, weight: Tensor, shift: Tensor) -> None:

@@ -43,6 +43,8 @@ LOOK_S = 1.0  # between looks at the cluster's nodes
 SLOW = 2.0  # times the usual wall time, before an idle actor takes a copy of a task
 KNOWN = 3  # tasks of a rung, before its usual wall time is known
 RECENT = 32  # tasks that it is the median of
+KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": f"{2**30}", "MALLOC_TRIM_THRESHOLD_": f"{2**32}"}
+"""Has glibc keep what a forward pass frees for the next: else its pages are cleared each time."""
 
 
 class Pool(Protocol):
@@ -337,7 +339,7 @@ def start_ray() -> None:
     ray.init(
         runtime_env={
             "py_modules": [str(root / package) for package in PACKAGES],
-            "env_vars": {"YOLO_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+            "env_vars": {"YOLO_OFFLINE": "1", "OMP_NUM_THREADS": "1", **KEPT_MEMORY},
         },
         log_to_driver=False,
         logging_level=logging.ERROR,

@@ -14,6 +14,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("YOLO_OFFLINE", "1")
 os.environ.setdefault("YOLO_CONFIG_DIR", tempfile.mkdtemp(prefix="paretrim-yolo-"))
+_DATABASE = tempfile.TemporaryDirectory(prefix="paretrim-database-")  # goes when the tests end
+os.environ.setdefault("PARETRIM_CACHE", _DATABASE.name)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

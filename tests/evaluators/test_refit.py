@@ -8,7 +8,7 @@ from torch.nn.functional import unfold
 
 from evaluators import refit as module
 from evaluators.demo import demo_dataset, demo_detector
-from evaluators.refit import Inputs, measure_inputs, refit
+from evaluators.refit import Inputs, measure_inputs, refit, second_moments
 from spaces.candidate import Candidate
 from spaces.compress import compress, kept_channels
 from spaces.groups import Network, analyse
@@ -164,3 +164,11 @@ def test_dead_inputs_are_no_trouble(parts: tuple[Detector, Network, torch.Tensor
     refit(after, detector.net, network, kept_channels(network, candidate, ranking), inputs)
     for name, tensor in before.state_dict().items():
         torch.testing.assert_close(after.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize("features", [1, module.BLOCK, 2 * module.BLOCK + 7])
+def test_second_moments(features: int) -> None:
+    x_PF = torch.randn(50, features, generator=torch.Generator().manual_seed(0))
+    moments_FF = second_moments(x_PF)
+    assert torch.equal(moments_FF, moments_FF.T)
+    torch.testing.assert_close(moments_FF, x_PF.T @ x_PF / 50)
