@@ -4,8 +4,8 @@ For each seed, a search of the embedded demo with two Ray actors runs undisturbe
 search is started again, its driver killed with SIGKILL as soon as its journal has a random number
 of lines, and resumed, ten times. After every kill the journal must go on from what it was, byte for
 byte but for a torn last line; in the end no result may be there twice and none of the asked for may
-be missing. Which candidates are tried depends on the order in which results come in, so the fronts
-are compared by the hypervolume that they cover.
+be missing. Which candidates are tried after the first generations depends on the order in which
+results come in, so the fronts are compared by the hypervolume that they cover.
 
 What is done in FOLDER is not repeated: a benchmark that was stopped goes on.
 """
@@ -156,7 +156,7 @@ def main(
     folder: Path,
     seeds: int = 3,
     kills: Annotated[int, typer.Option(help="of each seed's run")] = 10,
-    evals: int = 40,
+    evals: Annotated[int, typer.Option(help="of each search, some generations")] = 120,
 ) -> None:
     """Kill searches and print what came of them."""
     folder.mkdir(parents=True, exist_ok=True)

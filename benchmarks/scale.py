@@ -1,11 +1,12 @@
 """Does a search use all the actors it has? `python -m benchmarks.scale`.
 
-First the real thing: evaluations of the embedded demo (320 px, 32 images) by 1 and 2 actors, the
-same candidates for both. Then simulated evaluations of about a second (0.05 to 5 s with a heavy
-tail, 2 % of them fail) by many actors on one machine, with the journal as in a search. Efficiency
-is the time spent in evaluations over that of all actors; "while work lasts" leaves out the end, in
-which the last stragglers are waited for. Printed, too: what the driver's processor does for an
-evaluation, and how far its memory grows.
+First the real thing: evaluations of the embedded demo (320 px, 32 images) by 1 and 2 actors, and by
+as many plain processes, which have no pool to wait for: what they gain is what the machine allows.
+All do the same candidates, by turns. Then simulated evaluations of about a second (0.05 to 5 s with
+a heavy tail, 2 % of them fail) by many actors on one machine, with the journal as in a search.
+Efficiency is the time spent in evaluations over that of all actors; "while work lasts" leaves out
+the end, in which the last stragglers are waited for. Printed, too: what the driver's processor does
+for an evaluation, and how far its memory grows.
 
 What proposing candidates costs as populations and journals grow: `python -m benchmarks.overhead`.
 """
@@ -29,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.sleeper import Sleeper
-from benchmarks.throughput import evaluation_rate
+from benchmarks.throughput import evaluation_rate, plain_rate
 from search.actors import RayPool
 from search.ledger import Ledger, Outcome, Task
 from search.problem import Problem, prepare
@@ -111,6 +112,24 @@ def while_work_lasts(ends: Sequence[tuple[float, Outcome]], actors: int) -> floa
     return busy_s(ends, until_s) / (until_s * actors)
 
 
+def real_evaluations(problem: Problem, rounds: int) -> Table:
+    """Measure real evaluations by turns, by actors and by as many plain processes."""
+    actors: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
+    plain: dict[int, list[float]] = {1: [], 2: []}
+    for _ in range(rounds):
+        for count in (1, 2):
+            actors[count].append(evaluation_rate(problem, count))
+            plain[count].append(plain_rate(problem, count))
+    table = Table("at once", "actors", "busy", "plain processes", title="real evaluations a second")
+    for count in (1, 2):
+        rate, busy = np.median(actors[count], axis=0)
+        table.add_row(f"{count}", f"{rate:.2f}", f"{busy:.1%}", f"{np.median(plain[count]):.2f}")
+    of_actors = np.array(actors[2])[:, 0] / np.array(actors[1])[:, 0]
+    of_plain = np.array(plain[2]) / np.array(plain[1])
+    table.add_row("speed-up", f"{np.median(of_actors):.2f}", "", f"{np.median(of_plain):.2f}")
+    return table
+
+
 def candidates(problem: Problem, count: int) -> list[Task]:
     """Return different candidates of a real space."""
     random = np.random.default_rng(0)
@@ -127,17 +146,14 @@ def main(
     actors: Annotated[str, typer.Option(help="of simulated evaluations")] = "2,16,64,256",
     each: Annotated[int, typer.Option(help="simulated evaluations for every actor")] = 60,
     mean: Annotated[float, typer.Option(help="seconds of a simulated evaluation, about")] = 1.0,
+    rounds: Annotated[int, typer.Option(help="of the real evaluations; the medians count")] = 3,
 ) -> None:
     """Measure and print."""
     console = Console(width=110)
     problem = prepare(read_settings({"latency": ("30ms",), "target": "jetson-xavier-nx"}))
     if real:
-        rates = {count: evaluation_rate(problem, count) for count in (1, 2)}
+        console.print(real_evaluations(problem, rounds))
         ray.shutdown()
-        table = Table("actors", "evaluations/s", "efficiency", title="real evaluations")
-        for count, (rate, efficiency) in rates.items():
-            table.add_row(f"{count}", f"{rate:.2f}", f"{efficiency:.1%}")
-        console.print(table, f"speed-up: {rates[2][0] / rates[1][0]:.2f}")
     table = Table(
         "actors", "mean s", "efficiency", "while work lasts", "evaluations/s", "driver ms each",
         "memory kB each", title="simulated evaluations",

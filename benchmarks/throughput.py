@@ -8,6 +8,8 @@ pruned.
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import time
 
 import numpy as np
@@ -15,7 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from evaluators.score import Score
-from search.actors import RayPool
+from search.actors import KEPT_MEMORY, RayPool
+from search.evaluating import Build, use_one_thread
 from search.ledger import Task
 from search.problem import Problem, prepare
 from search.run import read_settings
@@ -41,10 +44,7 @@ def main() -> None:
 
 def evaluation_rate(problem: Problem, actors: int) -> tuple[float, float]:
     """Return evaluations a second of the whole pool, and the share of time its actors were busy."""
-    genomes_NV = sparse_random(
-        EVALUATIONS + actors, np.asarray(problem.space.upper), np.random.default_rng(0)
-    )
-    tasks = [Task(problem.space.decode(genome), "subset") for genome in genomes_NV]
+    tasks = make_tasks(problem, EVALUATIONS + actors)
     pool = RayPool(problem.build, actors, lambda _: 600.0)
     list(pool.run(tasks[:actors]))  # actors are up, images decoded
     start = time.perf_counter()
@@ -54,6 +54,35 @@ def evaluation_rate(problem: Problem, actors: int) -> tuple[float, float]:
     assert all(isinstance(outcome.result, Score) for outcome in outcomes)
     busy_s = sum(outcome.seconds for outcome in outcomes)
     return len(outcomes) / wall_s, busy_s / (wall_s * actors)
+
+
+def plain_rate(problem: Problem, processes: int) -> float:
+    """Return evaluations a second of plain processes, without Ray: what the machine can do."""
+    first, *tasks = make_tasks(problem, EVALUATIONS + 1)
+    os.environ.update(KEPT_MEMORY)  # as actors have it
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(processes, _prepare, (problem.build, first)) as pool:
+        pool.map(_evaluate, [first] * processes, chunksize=1)  # all are up
+        start = time.perf_counter()
+        pool.map(_evaluate, tasks, chunksize=1)
+        return len(tasks) / (time.perf_counter() - start)
+
+
+def _prepare(build: Build, first: Task) -> None:
+    use_one_thread()
+    globals()["evaluator"] = build()
+    _evaluate(first)  # images decoded
+
+
+def _evaluate(task: Task) -> None:
+    assert isinstance(globals()["evaluator"].evaluate(task.candidate, task.rung), Score)
+
+
+def make_tasks(problem: Problem, count: int) -> list[Task]:
+    """Return different, moderately pruned candidates."""
+    upper_V = np.asarray(problem.space.upper)
+    genomes_NV = sparse_random(count, upper_V, np.random.default_rng(0))
+    return [Task(problem.space.decode(genome), "subset") for genome in genomes_NV]
 
 
 def pricing_rate(problem: Problem) -> float:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,49 +10,11 @@ import torch
 from evaluators.dataset import Dataset
 from evaluators.detection import Accuracy
 from evaluators.letterbox import place, to_image
+from evaluators.score import Box, Details
 
 EXAMPLE_IMAGES = 6  # the first ones of the order of all rungs: nobody chose them by result
 SEEN_SCORE = 0.25  # what ultralytics draws
 SEEN_MOST = 60
-
-Box = tuple[float, float, float, float, float, int]
-"""x1 y1 x2 y2 as fractions of the picture, score, class."""
-
-
-@dataclass(frozen=True, slots=True)
-class Details:
-    """What lies behind one mAP50-95.
-
-    Attributes:
-        small: mAP50-95 of objects below 32² pixels; None where the data has none.
-        medium: The same from 32² to 96².
-        large: The same above 96².
-        per_class: (name, its average precision) of the classes that occur.
-        seen: For each of the first `EXAMPLE_IMAGES` images, its detections above `SEEN_SCORE`.
-    """
-
-    small: float | None
-    medium: float | None
-    large: float | None
-    per_class: tuple[tuple[str, float], ...]
-    seen: tuple[tuple[Box, ...], ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-ready values."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Details:
-        """Build from `to_dict`'s value, also after JSON.
-
-        Raises:
-            TypeError: If a field is missing or unknown.
-        """
-        return cls(**{name: _frozen(value) for name, value in fields.items()})
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
 
 
 def details_of(

@@ -1,18 +1,60 @@
-"""What an evaluation returns: a `Score`, or a `Failed` with the reason. Both travel as JSON."""
+"""What an evaluation returns: a `Score`, or a `Failed` with the reason. Both travel as JSON.
+
+Imported by all who only look at results, and light therefore: no torch.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
-
-from evaluators.details import Details
 
 Rung = Literal["proxy", "subset", "full"]
 """The ladder, cheap to dear: outputs on few images, mAP on some images, mAP on all of them."""
 
 FailureKind = Literal["non-finite", "exploded", "exception"]
 """Why a candidate has no score: NaN or infinite outputs, boxes everywhere, an error inside."""
+
+Box = tuple[float, float, float, float, float, int]
+"""x1 y1 x2 y2 as fractions of the picture, score, class."""
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What lies behind one mAP50-95.
+
+    Attributes:
+        small: mAP50-95 of objects below 32² pixels; None where the data has none.
+        medium: The same from 32² to 96².
+        large: The same above 96².
+        per_class: (name, its average precision) of the classes that occur.
+        seen: For each of the first `evaluators.details.EXAMPLE_IMAGES` images, its detections above
+            `SEEN_SCORE`.
+    """
+
+    small: float | None
+    medium: float | None
+    large: float | None
+    per_class: tuple[tuple[str, float], ...]
+    seen: tuple[tuple[Box, ...], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-ready values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Details:
+        """Build from `to_dict`'s value, also after JSON.
+
+        Raises:
+            TypeError: If a field is missing or unknown.
+        """
+        return cls(**{name: _frozen(value) for name, value in fields.items()})
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 PACKAGES = ("hw_models", "spaces", "evaluators", "search")
 START_S = 300.0  # longest wall time for an actor to come up
+EACH_S = 10.0  # more for each one that starts before it on its node: few start at once
 NODES_S = 1200.0  # without a node that offers anything; a new machine takes minutes to set up
 TRIES = 3  # of one task, before it is recorded as failed
 DEATHS = 5  # in a row, times its number of actors, before a node is given up
@@ -245,7 +246,8 @@ class RayPool:
             max_restarts=0,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node.name, soft=False),
         ).remote(self._build)
-        job = _Job(_Seat(actor, node.name), self._clock(), START_S)
+        before = sum(job.task is None and job.seat.node == node.name for job in self._busy.values())
+        job = _Job(_Seat(actor, node.name), self._clock(), START_S + EACH_S * before)
         self._busy[actor.ready.remote()] = job
 
     def _assign(self, seat: _Seat, task: Task, attempt: int) -> None:

@@ -16,6 +16,8 @@ from search.design.compare import Cell, Comparison, MethodRow, Rate
 from search.report.page import compose
 from search.run_folder import write_whole
 
+LEVEL = 0.95  # of the best accuracy: what is less accurate does not do the same job
+
 
 def write_comparison(folder: StudyFolder, comparison: Comparison) -> None:
     """Write comparison.csv and report.html."""
@@ -47,11 +49,15 @@ def answers(comparison: Comparison) -> Iterable[str]:
             )
             yield f"{fps:g} fps: out of reach; {nearest}"
             continue
-        best = max(able, key=lambda rate: rate.map50_95 or 0.0)
+        best = max(able, key=lambda rate: (rate.map50_95 or 0.0, -_energy(rate)))
         yield f"{fps:g} fps most accurately: {_place(best)}"
-        thrifty = min(able, key=_energy)
+        level = [rate for rate in able if (rate.map50_95 or 0.0) >= LEVEL * (best.map50_95 or 0.0)]
+        thrifty = min(level, key=_energy)
         if thrifty.energy_mj is not None and thrifty is not best:
-            yield f"{fps:g} fps with least energy an image: {_place(thrifty)}"
+            yield (
+                f"{fps:g} fps with least energy an image, within {1 - LEVEL:.0%} of that accuracy: "
+                f"{_place(thrifty)}"
+            )
 
 
 def _energy(rate: Rate) -> float:

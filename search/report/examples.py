@@ -7,7 +7,7 @@ import base64
 import cv2
 
 from evaluators.dataset import Dataset, decode
-from evaluators.details import Box
+from evaluators.score import Box
 from search.report.value import Example
 
 LONGEST = 400  # pixels

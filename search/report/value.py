@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from evaluators.details import Box, Details
+from evaluators.score import Box, Details
 
 
 @dataclass(frozen=True, slots=True)

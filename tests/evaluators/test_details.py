@@ -7,9 +7,9 @@ import torch
 
 from evaluators.dataset import Dataset
 from evaluators.demo import demo_dataset
-from evaluators.details import Details, details_of
+from evaluators.details import details_of
 from evaluators.detection import score_detections
-from evaluators.score import Score
+from evaluators.score import Details, Score
 from tests.evaluators.test_detection import found
 
 IMGSZ = 320

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -136,6 +138,11 @@ class TestBothPools:
     def test_bugs_are_not_swallowed(self, pool: Pool) -> None:
         with pytest.raises(ZeroDivisionError, match="a bug"):
             list(pool.run([task("bug")]))
+
+
+def test_an_actor_is_as_heavy_as_its_evaluator_and_no_heavier() -> None:
+    code = "import sys, search.evaluating; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)  # noqa: S603
 
 
 def leaving_a_trace(folder: Path) -> Obedient:

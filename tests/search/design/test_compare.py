@@ -89,6 +89,25 @@ def test_frame_rates_take_the_best_of_all_searches(comparison: Comparison) -> No
     assert lines[-1].startswith("1e+06 fps: out of reach; the nearest is toy")
 
 
+def test_least_energy_is_asked_of_those_that_do_the_same_job(comparison: Comparison) -> None:
+    (rate, *_) = comparison.rates
+    places = (
+        ("best", 0.70, 50.0),
+        ("level", 0.69, 40.0),
+        ("broken", 0.1, 10.0),
+        ("tie", 0.7, 60.0),
+    )
+    rates = tuple(
+        replace(rate, model=model, map50_95=accuracy, energy_mj=energy)
+        for model, accuracy, energy in reversed(places)
+    )
+    most, least = answers(replace(comparison, rates=rates))
+    assert most.startswith("30 fps most accurately: best on")
+    assert least.startswith(
+        "30 fps with least energy an image, within 5% of that accuracy: level on"
+    )
+
+
 def test_a_device_whose_budgets_are_all_out_of_reach_has_its_rows(
     study: tuple[Plan, StudyFolder], comparison: Comparison
 ) -> None:

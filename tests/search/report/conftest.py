@@ -9,8 +9,7 @@ from functools import partial
 import pytest
 from rich.progress import Progress
 
-from evaluators.details import Details
-from evaluators.score import Score
+from evaluators.score import Details, Score
 from search.explorer import Session
 from search.front import Point
 from search.ledger import Ledger, Task
