@@ -75,7 +75,9 @@ def simulated(tasks: Sequence[Task], actors: int, mean_s: float, folder: Path) -
         build: Any = partial(Sleeper, mean_s)
         pool = RayPool(build, actors, lambda _: 600.0)
         warm = [Task(task.candidate, "proxy") for task in tasks[: 2 * actors]]
-        list(pool.run(warm))  # all actors are up
+        up = set[str]()
+        while len(up) < actors:
+            up.update(outcome.where for outcome in pool.run(warm))
         process = psutil.Process()
         memory, cpu_s, start = process.memory_info().rss, time.process_time(), time.perf_counter()
         ends: list[tuple[float, Outcome]] = []
