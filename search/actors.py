@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 PACKAGES = ("hw_models", "spaces", "evaluators", "search")
 START_S = 300.0  # longest wall time for an actor to come up
-EACH_S = 10.0  # more for each one that starts before it on its node: few start at once
+EACH_S = 10.0  # more for each one that its node is to have: few start at once
 NODES_S = 1200.0  # without a node that offers anything; a new machine takes minutes to set up
 TRIES = 3  # of one task, before it is recorded as failed
 DEATHS = 5  # in a row, times its number of actors, before a node is given up
@@ -212,7 +212,7 @@ class RayPool:
         for node, count in allot(self._nodes.values(), self._limit, self._share).items():
             missing = 0 if self._worn_out(node, count) else max(0, count - present[node])
             for _ in range(missing if room is None else min(missing, room)):
-                self._start(self._nodes[node])
+                self._start(self._nodes[node], count)
             if node not in before:
                 log.info("node %s joined: %d actors", self._nodes[node].address, count)
         self._complain()
@@ -236,7 +236,8 @@ class RayPool:
                 "See `ray status`; nothing evaluated is lost: go on with --resume.",
             )
 
-    def _start(self, node: Node) -> None:
+    def _start(self, node: Node, count: int) -> None:
+        """Start an actor on a node that is to have so many."""
         resources = {
             "num_cpus": min(self._share, node.cpus),
             "num_gpus": min(self._share, node.gpus),
@@ -246,8 +247,7 @@ class RayPool:
             max_restarts=0,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node.name, soft=False),
         ).remote(self._build)
-        before = sum(job.task is None and job.seat.node == node.name for job in self._busy.values())
-        job = _Job(_Seat(actor, node.name), self._clock(), START_S + EACH_S * before)
+        job = _Job(_Seat(actor, node.name), self._clock(), START_S + EACH_S * count)
         self._busy[actor.ready.remote()] = job
 
     def _assign(self, seat: _Seat, task: Task, attempt: int) -> None:
