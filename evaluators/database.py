@@ -17,6 +17,7 @@ import logging
 import os
 import pickle
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -105,10 +106,13 @@ class Database:
 
 
 def default_folder() -> Path:
-    """Return where files are kept: `$PARETRIM_CACHE`, or a folder of the user's cache."""
+    """Return where files are kept: `$PARETRIM_CACHE`, or a folder in the user's cache."""
     if given := os.environ.get("PARETRIM_CACHE"):
         return Path(given)
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    try:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:  # a container's user need not have a home
+        home = tempfile.gettempdir()
     return Path(home) / "paretrim"
 
 

@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import NoReturn
@@ -25,6 +26,10 @@ from spaces.saliency import rank
 
 def never() -> NoReturn:
     raise AssertionError("measured although it is known")
+
+
+def raise_(error: Exception) -> NoReturn:
+    raise error
 
 
 def tensor(value: float = 1.0) -> Tensor:
@@ -116,8 +121,8 @@ print(Database(Path(sys.argv[1])).recall(["slow"], measure).sum().item())
 
 def test_one_process_measures_and_the_others_wait(tmp_path: Path) -> None:
     command = [sys.executable, "-c", SLOW, str(tmp_path / "kept"), str(tmp_path / "log")]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]  # noqa: S603
-    assert [process.communicate(timeout=100)[0] for process in running] == ["3.0\n"] * 3
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]  # noqa: S603
+    assert [process.communicate(timeout=400)[0] for process in running] == ["3.0\n"] * 2
     assert (tmp_path / "log").read_text() == "measured\n"
 
 
@@ -127,6 +132,9 @@ def test_the_folder_is_of_the_user_or_given(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv("PARETRIM_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/own")
     assert default_folder() == Path("/own/paretrim")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", lambda: raise_(RuntimeError("no home")))
+    assert default_folder() == Path(tempfile.gettempdir()) / "paretrim"
 
 
 def test_a_second_evaluator_measures_nothing_and_scores_the_same(
