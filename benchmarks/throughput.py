@@ -11,6 +11,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
+from multiprocessing.synchronize import Barrier
 
 import numpy as np
 from rich.console import Console
@@ -18,7 +19,7 @@ from rich.table import Table
 
 from evaluators.score import Score
 from search.actors import KEPT_MEMORY, RayPool
-from search.evaluating import Build, use_one_thread
+from search.evaluating import Build, Evaluates, use_one_thread
 from search.ledger import Task
 from search.problem import Problem, prepare
 from search.run import read_settings
@@ -61,21 +62,27 @@ def plain_rate(problem: Problem, processes: int) -> float:
     first, *tasks = make_tasks(problem, EVALUATIONS + 1)
     os.environ.update(KEPT_MEMORY)  # as actors have it
     context = multiprocessing.get_context("spawn")
-    with context.Pool(processes, _prepare, (problem.build, first)) as pool:
-        pool.map(_evaluate, [first] * processes, chunksize=1)  # all are up
+    ready = context.Barrier(processes)
+    with context.Pool(processes, _prepare, (problem.build, first, ready)) as pool:
+        pool.map(_evaluate, [first], chunksize=1)  # all are up
         start = time.perf_counter()
         pool.map(_evaluate, tasks, chunksize=1)
         return len(tasks) / (time.perf_counter() - start)
 
 
-def _prepare(build: Build, first: Task) -> None:
+_evaluators: list[Evaluates] = []
+"""Of this process: one."""
+
+
+def _prepare(build: Build, first: Task, ready: Barrier) -> None:
     use_one_thread()
-    globals()["evaluator"] = build()
+    _evaluators.append(build())
     _evaluate(first)  # images decoded
+    ready.wait()
 
 
 def _evaluate(task: Task) -> None:
-    assert isinstance(globals()["evaluator"].evaluate(task.candidate, task.rung), Score)
+    assert isinstance(_evaluators[0].evaluate(task.candidate, task.rung), Score)
 
 
 def make_tasks(problem: Problem, count: int) -> list[Task]:

@@ -1,7 +1,7 @@
 """The layer database: what is measured of a dense network, once a node, for all who compress it.
 
-A version of a layer, whatever its channels and bits, follows in milliseconds from statistics of the
-dense layer: second moments of what it reads (`evaluators.refit`), samples of what it writes
+A version of a layer, whatever its channels and bits, is made from statistics of the dense layer:
+second moments of what it reads (`evaluators.refit`), samples of what it writes
 (`evaluators.reconstruct`), the clips of its activations. The versions themselves are too many to be
 kept, for a layer behind a concatenation has one for each combination of its sources' levels. The
 statistics take a pass over the calibration images and depend on weights, images and input size
@@ -50,9 +50,6 @@ class Database:
     Args:
         folder: Where; `default_folder()` if not given. It is made when something is kept; one that
             cannot be written is done without.
-
-    Attributes:
-        folder: Where.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -76,9 +73,11 @@ class Database:
             if (known := _read(path)) is not None:
                 return cast("T", known)
             measured = measure()
-            with suppress(OSError):
+            try:
                 self._keep(path, measured)
                 known = _read(path)
+            except OSError as error:
+                log.info("what was measured of the dense model is not kept: %s", error)
             return measured if known is None else cast("T", known)
 
     def _keep(self, path: Path, measured: object) -> None:
@@ -120,6 +119,7 @@ def default_folder() -> Path:
 def _alone(path: Path) -> Iterator[None]:
     """Keep other processes from measuring the same; where that cannot be done, go on."""
     with ExitStack() as stack:
+        # NotImplementedError: a file system without locks.
         with suppress(OSError, Timeout, NotImplementedError):
             path.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(FileLock(path.with_suffix(".lock"), timeout=PATIENCE_S))

@@ -135,8 +135,11 @@ class DenseAtSize:
 
     def _recall(self, what: list[str | int], measure: Callable[[], T]) -> T:
         """Return what the database knows of this model, these images and this input size."""
-        key = [self.detector.digest, self.calibration.digest, self.imgsz, *what]
-        return self.database.recall(key, measure)
+        return self.database.recall([*self._key, *what], measure)
+
+    @cached_property
+    def _key(self) -> tuple[str | int, ...]:
+        return self.detector.digest, self.calibration.digest, self.imgsz
 
 
 def as_input(squares: Tensor) -> Tensor:

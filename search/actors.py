@@ -163,6 +163,7 @@ class RayPool:
             yield from self._run(itertools.chain([first], source))
 
     def _run(self, source: Iterator[Task | None]) -> Iterator[Outcome]:
+        self._peopled = self._clock()  # the cluster is given its time for the first actor
         waiting = deque[tuple[Task, int]]()  # to be tried again
         left = set[tuple[str, str]]()  # drawn, and not yielded yet
         more = True

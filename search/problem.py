@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -135,13 +135,22 @@ def prepare(settings: Settings) -> Problem:
         InputError: One of the settings is wrong.
         InfeasibleError: No candidate can meet a budget.
     """
-    problem = state(settings)
-    if not settings.measure_on:  # else it is for the device to say
-        check_feasible(problem.model, problem.space, problem.limits)
+    problem = load_problem(settings)
+    check_within_reach(problem, problem.limits)
     return problem
 
 
-def state(settings: Settings) -> Problem:
+def check_within_reach(problem: Problem, limits: Sequence[Limits]) -> None:
+    """Make sure that some candidate meets each limit; where it is measured, that is seen then.
+
+    Raises:
+        InfeasibleError: With the lowest reachable value, what holds it, and what would help.
+    """
+    if not problem.settings.measure_on:
+        check_feasible(problem.model, problem.space, limits)
+
+
+def load_problem(settings: Settings) -> Problem:
     """Load everything; whether the budgets can be met is not looked at.
 
     Raises:

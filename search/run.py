@@ -66,10 +66,10 @@ def new_search(
         InfeasibleError: No candidate can meet a budget.
     """
     start_logging(console)
-    return search_new(prepare(read_settings(given)), project, name, exist_ok, console)
+    return search_problem(prepare(read_settings(given)), project, name, exist_ok, console)
 
 
-def search_new(
+def search_problem(
     problem: Problem, project: Path, name: str, exist_ok: bool, console: Console
 ) -> RunFolder:
     """Make the run folder of a problem and search; return the folder.

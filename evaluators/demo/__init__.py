@@ -10,7 +10,7 @@ README.md   the measured figures
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -29,7 +29,7 @@ def demo_detector() -> Detector:
     return load_detector(WEIGHTS)
 
 
-@cache
+@lru_cache(maxsize=2)  # the two that a search needs
 def demo_dataset(split: str, count: int) -> Dataset:
     """Draw the first images of a split of the demo data set, encoded as PNG (lossless).
 

@@ -17,10 +17,9 @@ from rich.console import Console
 
 from hw_models.errors import InfeasibleError, InputError
 from search.design.plan import Job, Plan
-from search.feasibility import check_feasible
-from search.problem import Problem, state
+from search.problem import Problem, check_within_reach, load_problem
 from search.report import read_report
-from search.run import read_settings, resume_search, search_new
+from search.run import read_settings, resume_search, search_problem
 from search.run_folder import RunFolder, write_whole
 
 log = logging.getLogger(__name__)
@@ -92,9 +91,9 @@ def _search(job: Job, folder: StudyFolder, earlier: Sequence[RunFolder]) -> None
     if run.journal.is_file():
         resume_search(str(run.path), run.path.parent, reuse, quiet)
         return
-    problem = _within_reach(state(read_settings({**job.given, **reuse})), job, folder)
+    problem = _within_reach(load_problem(read_settings({**job.given, **reuse})), job, folder)
     if problem is not None:
-        search_new(problem, run.path.parent, job.name, exist_ok=True, console=quiet)
+        search_problem(problem, run.path.parent, job.name, exist_ok=True, console=quiet)
 
 
 def _check_same(job: Job, folder: StudyFolder) -> None:
@@ -124,12 +123,10 @@ def _within_reach(problem: Problem, job: Job, folder: StudyFolder) -> Problem | 
 
     The others are noted with the reason: one budget out of reach must not end a study.
     """
-    if problem.settings.measure_on:  # it is for the device to say
-        return problem
     refused = {}
     for limit in problem.limits:
         try:
-            check_feasible(problem.model, problem.space, [limit])
+            check_within_reach(problem, [limit])
         except InfeasibleError as error:
             refused[limit.text] = error.message
             log.warning("%s within %s: %s", job.name, limit.text, error.message)

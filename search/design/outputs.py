@@ -49,15 +49,19 @@ def answers(comparison: Comparison) -> Iterable[str]:
             )
             yield f"{fps:g} fps: out of reach; {nearest}"
             continue
-        best = max(able, key=lambda rate: (rate.map50_95 or 0.0, -_energy(rate)))
+        best = max(able, key=lambda rate: (_accuracy(rate), -_energy(rate)))
         yield f"{fps:g} fps most accurately: {_place(best)}"
-        level = [rate for rate in able if (rate.map50_95 or 0.0) >= LEVEL * (best.map50_95 or 0.0)]
+        level = [rate for rate in able if _accuracy(rate) >= LEVEL * _accuracy(best)]
         thrifty = min(level, key=_energy)
         if thrifty.energy_mj is not None and thrifty is not best:
             yield (
                 f"{fps:g} fps with least energy an image, within {1 - LEVEL:.0%} of that accuracy: "
                 f"{_place(thrifty)}"
             )
+
+
+def _accuracy(rate: Rate) -> float:
+    return rate.map50_95 or 0.0
 
 
 def _energy(rate: Rate) -> float:

@@ -36,6 +36,12 @@ def tensor(value: float = 1.0) -> Tensor:
     return torch.full((1000,), value)
 
 
+@pytest.fixture(autouse=True)
+def room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However full the disk is, it is not full enough."""
+    monkeypatch.setattr(module, "SPARE", 0)
+
+
 @pytest.fixture
 def database(tmp_path: Path) -> Database:
     return Database(tmp_path / "kept")
