@@ -181,6 +181,22 @@ def uniform_rows(bench: Bench) -> Iterator[Row]:
         yield Row(f"{name}, reconstructed", partial(bench.reconstructed, bits), size, wanted)
         if act_bits < 16:
             yield Row(f"{name}, reconstructed, auto clips", partial(by_evidence, bench, bits), size)
+            yield Row(
+                f"{name}, reconstructed, activations asymmetric",
+                partial(with_zero_points, bench, bits),
+                size,
+                wanted,
+            )
+
+
+def with_zero_points(bench: Bench, bits: Bits) -> nn.Module:
+    """Fit and round layer by layer, activations on asymmetric grids: what CPUs run."""
+    act_bits = next(iter(bits.values()))[1]
+    net = asymmetric(bench, bench.uniform(16, 16), act_bits)
+    weights = {name: (weight_bits, 16) for name, (weight_bits, _) in bits.items()}
+    kept = np.ones(int(bench.network.sizes.sum()) + 1, dtype=np.bool_)
+    reconstruct(net, bench.outputs, bench.network, kept, weights)
+    return net
 
 
 def by_evidence(bench: Bench, bits: Bits) -> nn.Module:

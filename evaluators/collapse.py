@@ -58,7 +58,7 @@ def find_collapse(
     Args:
         net: What became of `dense`, in eval mode: sliced, quantised, with its norms folded or not.
         dense: The dense network in eval mode.
-        network: What `spaces.groups.analyse` found in `dense`.
+        network: What `spaces.groups.analyse` found in `dense`, without the blocks that `net` lacks.
         kept: For each channel number whether it is kept, from `spaces.compress.kept_channels`.
         images: [N, 3, H, W] in 0..1; some 8 are enough.
 

@@ -147,16 +147,19 @@ class Evaluator:
         """
         detector = compress(self._detector, self._network, candidate, self._ranking)
         kept = kept_channels(self._network, candidate, self._ranking)
+        network = self._network.of(candidate)
         dense, bits = self._at(candidate.imgsz), _bits(candidate)
         scales = dense.scales if _needs_scales(bits) else None
         with _running_a_model():
             if rung == "full" and (_has_low_bits(bits) or not kept.all() or candidate.patterns):
                 reconstruct(
-                    detector.net, dense.outputs, self._network, kept, bits, scales,
+                    detector.net, dense.outputs, network, kept, bits, scales,
                     dict(candidate.patterns),
                 )  # fmt: skip
             else:
-                self._restore_quickly(dense, detector.net, kept, bits, dict(candidate.patterns))
+                self._restore_quickly(
+                    dense, detector.net, network, kept, bits, dict(candidate.patterns)
+                )
                 quantize(detector.net, bits, scales)
         return detector
 
@@ -164,18 +167,19 @@ class Evaluator:
         self,
         dense: DenseAtSize,
         net: nn.Module,
+        network: Network,
         kept: NDArray[np.bool_],
         bits: LayerBits,
         patterns: Mapping[str, str],
     ) -> None:
         """Make up for removed channels, weights removed and weights rounded; do the latter two."""
         if not kept.all():
-            RESTORATIONS[self._restoration](dense, net, kept)
+            RESTORATIONS[self._restoration](dense, net, network, kept)
         if patterns:
-            apply_patterns(net, self._network, kept, patterns, dense.inputs)
-        if _has_low_bits(bits):
+            apply_patterns(net, network, kept, patterns, dense.inputs)
+        if _has_low_bits(bits) or len(network.steps) < len(self._network.steps):
             quantize(net, {name: (weight_bits, 16) for name, (weight_bits, _) in bits.items()})
-            _by_batchnorm(dense, net, kept)
+            _by_batchnorm(dense, net, network, kept)
 
     def kept(self, candidate: Candidate) -> dict[str, Tensor]:
         """Return which output channels of the dense model each convolution keeps, as indices.
@@ -184,9 +188,10 @@ class Evaluator:
             InputError: If the candidate does not fit the model.
         """
         kept = kept_channels(self._network, candidate, self._ranking)
+        network = self._network.of(candidate)
         return {
             step.name: torch.from_numpy(np.flatnonzero(kept[writes]))
-            for step, writes in zip(self._network.steps, self._network.writes, strict=True)
+            for step, writes in zip(network.steps, network.writes, strict=True)
             if isinstance(step, ConvShape)
         }
 
@@ -261,31 +266,40 @@ class Evaluator:
         images = next(self._at(candidate.imgsz).batches(COLLAPSE_IMAGES))
         kept = kept_channels(self._network, candidate, self._ranking)
         with _running_a_model():
-            return find_collapse(net, self._detector.net, self._network, kept, images)
+            return find_collapse(net, self._detector.net, self._network.of(candidate), kept, images)
 
 
-def _by_refit(dense: DenseAtSize, net: nn.Module, kept: NDArray[np.bool_]) -> None:
-    refit(net, dense.detector.net, dense.network, kept, dense.inputs)
+def _by_refit(
+    dense: DenseAtSize, net: nn.Module, network: Network, kept: NDArray[np.bool_]
+) -> None:
+    refit(net, dense.detector.net, network, kept, dense.inputs)
 
 
-def _by_batchnorm(dense: DenseAtSize, net: nn.Module, kept: NDArray[np.bool_]) -> None:
+def _by_batchnorm(
+    dense: DenseAtSize, net: nn.Module, network: Network, kept: NDArray[np.bool_]
+) -> None:
     moments = {
         name: dense.moments[name].of(torch.from_numpy(kept[channels]))
-        for name, channels in dense.network.norms.items()
+        for name, channels in network.norms.items()
     }
     match_moments(net, dense.quick_images, moments)
 
 
-def _by_nothing(dense: DenseAtSize, net: nn.Module, kept: NDArray[np.bool_]) -> None:
+def _by_nothing(
+    dense: DenseAtSize, net: nn.Module, network: Network, kept: NDArray[np.bool_]
+) -> None:
     pass
 
 
-RESTORATIONS: Mapping[str, Callable[[DenseAtSize, nn.Module, NDArray[np.bool_]], None]] = {
+Restoration = Callable[[DenseAtSize, nn.Module, Network, NDArray[np.bool_]], None]
+"""Changes a sliced network in place, given what is left of the dense one and which channels are."""
+
+RESTORATIONS: Mapping[str, Restoration] = {
     "refit": _by_refit,
     "batch-norm": _by_batchnorm,
     "none": _by_nothing,
 }
-"""How a sliced network gets accuracy back at once; they change it in place."""
+"""How a sliced network gets accuracy back at once."""
 
 
 class _Unusable(Exception):

@@ -32,7 +32,8 @@ def apply_patterns(
 
     Args:
         net: What `spaces.compress.compress` made of the dense network, and a refit of that.
-        network: What `spaces.groups.analyse` found in the dense network.
+        network: What `spaces.groups.analyse` found in the dense network, without the blocks that
+            `net` lacks.
         kept: For each channel number whether it is kept, from `spaces.compress.kept_channels`.
         patterns: (layer, name of a pattern).
         inputs: What `evaluators.refit.measure_inputs` returned for the dense network; the weights

@@ -127,13 +127,14 @@ def reconstruct(
 ) -> None:
     """Fit, round and install the bits of all convolutions of a sliced network, in place.
 
-    Up to the first layer that lost an input channel or has few bits nothing changes: without any,
-    the network stays bit-identical.
+    Up to the first layer that lost an input channel, has few bits or comes behind a dropped block
+    nothing changes: without any, the network stays bit-identical.
 
     Args:
         net: What `spaces.compress.compress` made of the dense network.
         dense: What `measure_outputs` returned for the dense network.
-        network: What `spaces.groups.analyse` found in the dense network.
+        network: What `spaces.groups.analyse` found in the dense network, without the blocks that
+            `net` lacks.
         kept: For each channel number whether it is kept, from `spaces.compress.kept_channels`.
         bits: (weight_bits, act_bits) by convolution; 16 for a convolution that is not named.
         scales: Activation scales of the dense network; needed where an activation has a grid.
@@ -147,6 +148,7 @@ def reconstruct(
     chosen = patterns_of(net, network, patterns or {})
     quantize(net, {name: (32, act_bits) for name, (_, act_bits) in bits.items()}, scales)
     changed = False
+    in_dense_network = iter(dense.outputs)  # in execution order
 
     def visit(conv: nn.Conv2d, x_NIHW: Tensor, layer: str, kept_O: Tensor, whole: bool) -> None:
         nonlocal changed
@@ -154,6 +156,7 @@ def reconstruct(
         pattern = chosen.get(layer)
         changed |= not whole or is_quantized(weight_bits) or is_quantized(act_bits)
         changed |= pattern is not None
+        changed = changed or next(in_dense_network) != layer  # else a block before it was dropped
         if changed:
             x_PF = patches(conv, x_NIHW, dense.positions[layer])
             fitted = _fit(conv, x_PF, dense.outputs[layer][:, kept_O], weight_bits, pattern, method)

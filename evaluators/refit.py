@@ -108,7 +108,7 @@ def refit(
     Args:
         net: What `spaces.compress.compress` made of `dense`.
         dense: The dense network.
-        network: What `spaces.groups.analyse` found in `dense`.
+        network: What `spaces.groups.analyse` found in `dense`, without the blocks that `net` lacks.
         kept: For each channel number whether it is kept, from `spaces.compress.kept_channels`.
         inputs: What `measure_inputs` returned for `dense`.
     """

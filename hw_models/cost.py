@@ -336,6 +336,7 @@ class Tables:
         noted = real(convs.groups)
         depthwise = (noted == DEPTHWISE) | ((noted > 1) & (noted == channels_in))
         groups = np.where(noted == DEPTHWISE, channels_in, noted)
+        groups = np.maximum(groups, 1)  # of what has no channels
         code = _code(np.maximum(convs.weight_bits, convs.act_bits))
         area = real(convs.out_h) * real(convs.out_w)
         pixels = area * real(images)
@@ -371,6 +372,8 @@ class Tables:
         if pattern.any():
             time_us = time_us * self._pattern_time[pattern]
             energy_uj = energy_uj * self._pattern_energy[pattern]
+        if not channels_out.all():
+            time_us, energy_uj = time_us * (channels_out > 0), energy_uj * (channels_out > 0)
         stored_bits = real(convs.weight_bits) * real(convs.density) + np.where(
             pattern > 0, self._index_bits[pattern], 0
         )
@@ -391,6 +394,8 @@ class Tables:
         element_us = self._op_bytes[kinds] * self._byte_us
         row = np.arange(len(kinds))
         time_us = start_us[row, code] + elements * real(images) * element_us[row, code]
+        if not elements.all():
+            time_us = time_us * (elements > 0)
         energy_uj = time_us * self.power_w
         zero = np.zeros_like(time_us)
         return LayerArrays(*np.broadcast_arrays(time_us, energy_uj, zero, zero, zero))

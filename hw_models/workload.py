@@ -178,7 +178,7 @@ def with_siblings(
 
 @dataclass(frozen=True, slots=True)
 class ConvBatch:
-    """The convolutions of N variants of one network.
+    """The convolutions of N variants of one network; what a variant lacks has no channels.
 
     Arrays are [N, L] or broadcast to it ([1, L] where all variants agree).
 
@@ -216,6 +216,8 @@ class ConvBatch:
 @dataclass(frozen=True, slots=True)
 class OpBatch:
     """The other ops of N variants of one network; arrays are [N, K] or broadcast to it.
+
+    What a variant lacks has no channels.
 
     Args:
         names: Op names, length K.

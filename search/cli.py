@@ -83,6 +83,9 @@ def search(
     prune: Annotated[
         str | None, typer.Option(help="pruning criterion, or none: no pruning")
     ] = None,
+    depth: Annotated[
+        bool | None, typer.Option("--depth", help="whole residual blocks may be dropped, too")
+    ] = None,
     bits: Annotated[
         str | None, typer.Option(help="weight bits: 8,16, or none [what the target gains from]")
     ] = None,
@@ -148,6 +151,7 @@ def search(
         "max_drop": max_drop,
         "method": method,
         "prune": prune,
+        "depth": depth,
         "bits": (0,) if bits == "none" else _integers("--bits", bits),
         "act_bits": _integers("--act-bits", act_bits),
         "pattern": pattern and tuple(pattern.split(",")),

@@ -209,9 +209,9 @@ class Explorer:
 
     @property
     def families(self) -> list[list[int]]:
-        """The columns of each family that varies."""
+        """The columns of each family that varies and has more or less of something: not depth."""
         names = dict.fromkeys(variable.name.split(":")[0] for variable in self.variables)
-        return [self.family(name) for name in names]
+        return [self.family(name) for name in names if name != "depth"]
 
     @property
     def left(self) -> int:

@@ -31,7 +31,7 @@ from spaces.candidate import Candidate
 from spaces.groups import Network, analyse
 from spaces.model import Detector, load_detector
 from spaces.saliency import rank
-from spaces.space import SearchSpace, bit_options, keep_levels, pattern_options
+from spaces.space import SearchSpace, bit_options, droppable, keep_levels, pattern_options
 from spaces.sparsity.names import parse_pattern
 
 log = logging.getLogger(__name__)
@@ -175,6 +175,7 @@ def load_problem(settings: Settings) -> Problem:
             bits=bit_options(network, useful_bits(profile, settings)),
             baseline=(base, base),
             patterns=_patterns(network, profile, settings),
+            depth=droppable(network) if settings.depth else (),
         ),
     )
     criterion = "l2" if settings.prune == "none" else settings.prune

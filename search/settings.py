@@ -103,9 +103,9 @@ def parse_duration_s(text: str) -> float:
 class Settings(BaseModel):
     """Everything that decides the result of a run; written to `study.yaml`.
 
-    The options are those of the command line. `prune` is a saliency criterion or `none`; empty
-    `bits`, `act_bits` and `pattern` mean the target's useful set; empty `imgsz` the model's own
-    size.
+    The options are those of the command line. `prune` is a saliency criterion or `none`; with
+    `depth`, whole residual blocks may be dropped; empty `bits`, `act_bits` and `pattern` mean the
+    target's useful set; empty `imgsz` the model's own size.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -121,6 +121,7 @@ class Settings(BaseModel):
     max_drop: float | None = Field(default=None, ge=0, le=1)
     method: Method = "paretrim"
     prune: str = "activation"
+    depth: bool = False
     bits: tuple[int, ...] = ()
     act_bits: tuple[int, ...] = ()
     pattern: tuple[str, ...] = ()

@@ -20,7 +20,7 @@ class Variable:
     """Something that may vary.
 
     Args:
-        name: `imgsz`, `keep:GROUP`, `bits:LAYER` or `pattern:LAYER`.
+        name: `imgsz`, `keep:GROUP`, `bits:LAYER`, `pattern:LAYER` or `depth:BLOCK`.
         options: Its values, densest first.
     """
 
@@ -68,7 +68,8 @@ class Axis(Generic[Option]):
             [_named(name, value) for value in values] for name, values in options.items()
         ]
         padded = [values + values[-1:] * (longest - len(values)) for values in codes.values()]
-        self._table = np.array(padded, dtype=np.int64)
+        table = np.array(padded, dtype=np.int64)
+        self._table = table if options else table.reshape(0, 1)
 
     def variables(self, prefix: str) -> Iterator[Variable]:
         """Yield what varies, its names prefixed, in the genome's order."""

@@ -18,7 +18,8 @@ class Candidate:
 
     Args:
         imgsz: Rows and columns of the input picture.
-        kept: (channel group, channels kept); a group not named stays dense.
+        kept: (channel group, channels kept); a group not named stays dense. Where none is kept
+            inside of a residual block, the block is dropped.
         bits: (layer, weight bits, activation bits); a layer not named keeps its bits.
         patterns: (layer, sparsity pattern); a layer not named stays dense.
     """

@@ -33,8 +33,9 @@ def compress(
 ) -> Detector:
     """Remove the channels that a candidate does not keep.
 
-    Bits and patterns are applied elsewhere. Kept channels stay in their order, so that a
-    candidate that keeps all has bit for bit the outputs of the dense model.
+    A residual block without channels inside hands on its input. Bits and patterns are applied
+    elsewhere. Kept channels stay in their order, so that a candidate that keeps all has bit for bit
+    the outputs of the dense model.
 
     Args:
         detector: The dense model; it is not changed.
@@ -46,14 +47,14 @@ def compress(
         A smaller model that shares no tensor with `detector`.
 
     Raises:
-        InputError: The candidate names an unknown group, keeps a number of channels that is not in
-            1..size, or has an image size that does not fit; or the ranking does not fit the groups.
+        InputError: The candidate names an unknown group, keeps too many or too few channels, or has
+            an image size that does not fit; or the ranking does not fit the groups.
     """
     kept = kept_channels(network, candidate, ranking)
-    net = copy.deepcopy(detector.net)
-    for conv, reads, writes in _convs(net, network):
+    net, left = _without_blocks(detector.net, network, candidate)
+    for conv, reads, writes in _convs(net, left):
         _slice_conv(conv, _indices(kept, reads), _indices(kept, writes))
-    for name, channels in network.norms.items():
+    for name, channels in left.norms.items():
         _slice_norm(_norm(net, name), _indices(kept, channels))
     return replace(detector, net=net, imgsz=candidate.imgsz)
 
@@ -75,11 +76,11 @@ def mask(detector: Detector, network: Network, candidate: Candidate, ranking: Ra
         InputError: See `compress`.
     """
     kept = kept_channels(network, candidate, ranking)
-    net = copy.deepcopy(detector.net)
+    net, left = _without_blocks(detector.net, network, candidate)
     modules: list[tuple[nn.Module, IntArray]] = [
-        (conv, writes) for conv, _, writes in _convs(net, network)
+        (conv, writes) for conv, _, writes in _convs(net, left)
     ]
-    modules += [(_norm(net, name), channels) for name, channels in network.norms.items()]
+    modules += [(_norm(net, name), channels) for name, channels in left.norms.items()]
     for module, channels in modules:
         removed = torch.from_numpy(~kept[channels])
         for parameter in module.parameters(recurse=False):
@@ -108,6 +109,17 @@ def kept_channels(
             )
         kept[offset + order[:count]] = True
     return kept
+
+
+def _without_blocks(
+    dense: nn.Module, network: Network, candidate: Candidate
+) -> tuple[nn.Module, Network]:
+    """Return a copy of a network in which dropped blocks do nothing, and what is left of it."""
+    net = copy.deepcopy(dense)
+    for block in network.dropped(candidate):
+        parent, _, name = block.rpartition(".")
+        setattr(net.get_submodule(parent), name, nn.Identity())
+    return net, network.of(candidate)
 
 
 def _convs(net: nn.Module, network: Network) -> Iterator[tuple[nn.Conv2d, IntArray, IntArray]]:

@@ -7,6 +7,9 @@ step reads and writes. Together: every channel of every step has one *channel nu
 group's channel, or `FIXED`. From these numbers follow both the widths of all layers for any kept
 channels (`Network.widths`) and the slices of all weights (`spaces.compress`).
 
+The channels between the two convolutions of a residual block may all be removed: then the block
+hands on its input and is dropped as a whole (`Network.of`). That is how depth varies.
+
 Fixed are the picture's channels, what no convolution reads (the outputs of Detect), and the outputs
 of ignored layers.
 
@@ -25,6 +28,7 @@ import numpy.typing as npt
 import torch
 import torch_pruning
 from torch import nn
+from ultralytics.nn.modules.block import Bottleneck
 
 from hw_models.errors import InputError
 from hw_models.workload import ConvShape, OtherOp
@@ -45,11 +49,19 @@ class ChannelGroup:
         name: The first convolution that writes them, without a trailing `.conv`.
         size: Number of channels.
         members: The convolutions that write them, in execution order.
+        block: The residual block that they are inside of, as a module's name: without them it adds
+            nothing to its input, so none of them may be kept. Empty for others: one must be left.
     """
 
     name: str
     size: int
     members: tuple[str, ...]
+    block: str = ""
+
+    @property
+    def least(self) -> int:
+        """The smallest number of channels that can be kept."""
+        return 0 if self.block else 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,19 +110,62 @@ class Network:
 
         Raises:
             InputError: It names an unknown group, names one twice, or keeps a number of channels
-                that is not in 1..size.
+                that is not in least..size.
         """
         names = [group.name for group in self.groups]
         check_names("channel group", [name for name, _ in candidate.kept], names)
         kept = dict(candidate.kept)
         counts = [kept.get(group.name, group.size) for group in self.groups]
         for group, count in zip(self.groups, counts, strict=True):
-            if not 1 <= count <= group.size:
+            if not group.least <= count <= group.size:
                 raise InputError(
-                    f"Group {group.name} has {group.size} channels; expected to keep 1 to "
-                    f"{group.size} of them, got {count}."
+                    f"Group {group.name} has {group.size} channels; expected to keep {group.least} "
+                    f"to {group.size} of them, got {count}."
                 )
         return np.array(counts, dtype=np.int64)
+
+    def steps_in(self, block: str) -> npt.NDArray[np.bool_]:
+        """Tell which steps are part of a block [S]."""
+        return np.array([step.name.startswith(f"{block}.") for step in self.steps], dtype=np.bool_)
+
+    def dropped(self, candidate: Candidate) -> tuple[str, ...]:
+        """Return the residual blocks that a candidate keeps no channels inside of.
+
+        Raises:
+            InputError: See `counts`.
+        """
+        counts = self.counts(candidate)
+        pairs = zip(self.groups, counts, strict=True)
+        return tuple(group.block for group, count in pairs if count == 0)
+
+    def of(self, candidate: Candidate) -> Network:
+        """Return the network whose channels a candidate chooses from: without dropped blocks.
+
+        Raises:
+            InputError: See `counts`.
+        """
+        dropped = self.dropped(candidate)
+        if not dropped:
+            return self
+        gone = np.any([self.steps_in(block) for block in dropped], axis=0)
+        left = np.flatnonzero(~gone)
+        number = np.cumsum(~gone) - 1  # of each step that is left
+        inside = tuple(f"{block}." for block in dropped)
+        return replace(
+            self,
+            steps=tuple(self.steps[step] for step in left),
+            reads=tuple(self.reads[step] for step in left),
+            writes=tuple(self.writes[step] for step in left),
+            norms={
+                name: channels
+                for name, channels in self.norms.items()
+                if not name.startswith(inside)
+            },
+            readers=tuple(
+                tuple(int(number[reader]) for reader in self.readers[step] if not gone[reader])
+                for step in left
+            ),
+        )
 
     def widths(self) -> tuple[ChannelMap, ChannelMap]:
         """Return the channels read and written by each step as functions of kept channels."""
@@ -238,8 +293,18 @@ def _couple(
             channel_of_source[writes[member][indices]] = channels + roots
         channels += len(sources)
         members = tuple(member for member in writes if member in coupled)
-        groups.append(ChannelGroup(name.removesuffix(".conv"), len(sources), members))
+        block = _block_around(net, members, ignored)
+        groups.append(ChannelGroup(name.removesuffix(".conv"), len(sources), members, block))
     return tuple(groups), channel_of_source
+
+
+def _block_around(net: nn.Module, members: tuple[str, ...], ignored: set[str]) -> str:
+    """Return the residual block that the channels of these convolutions are inside of, or ""."""
+    block, _, first = members[0].removesuffix(".conv").rpartition(".")
+    module = net.get_submodule(block)
+    if len(members) > 1 or first != "cv1" or not isinstance(module, Bottleneck) or not module.add:
+        return ""
+    return "" if any(name.startswith(f"{block}.") for name in ignored) else block
 
 
 def _dependency_graph(net: nn.Module) -> torch_pruning.DependencyGraph:

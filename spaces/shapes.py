@@ -44,6 +44,13 @@ class Shapes:
         self._others = [step for step in network.steps if isinstance(step, OtherOp)]
         self._imgsz = network.imgsz
         self._baseline = baseline
+        # For each group inside of a residual block, that block's convolutions and other ops.
+        self._blocks = [
+            (number, inside[is_conv], inside[~is_conv])
+            for number, group in enumerate(network.groups)
+            if group.block
+            for inside in [network.steps_in(group.block)]
+        ]
         # Readers of each op as layer numbers; what no layer reads has the baseline's, number L.
         layer_of_step = np.cumsum(is_conv) - 1
         readers = [
@@ -67,7 +74,8 @@ class Shapes:
 
         Args:
             imgsz_N1: Picture sizes.
-            kept_NG: Kept channels of each group.
+            kept_NG: Kept channels of each group; where it is 0 inside of a residual block, all
+                steps of that block have 0 channels.
             bits_NL2: (weight bits, activation bits) of each layer.
             pattern_NL: Patterns of each layer, as indices into `patterns`.
             patterns: Those in use.
@@ -75,6 +83,15 @@ class Shapes:
         conv_reads, conv_writes = (widths(kept_NG) for widths in self._conv_widths)
         op_reads, op_writes = (widths(kept_NG) for widths in self._op_widths)
         weight_bits, act_bits = bits_NL2[..., 0], bits_NL2[..., 1]
+        needed_bits = act_bits
+        for number, convs, others in self._blocks:
+            if (dropped := kept_NG[:, number] == 0).any():
+                for widths, inside in (
+                    (conv_reads, convs), (conv_writes, convs),
+                    (op_reads, others), (op_writes, others),
+                ):  # fmt: skip
+                    widths[np.ix_(dropped, inside)] = 0
+                needed_bits = np.where(conv_writes > 0, act_bits, 0)
         used_NL = pattern_NL if (pattern_NL != pattern_NL[:1]).any() else pattern_NL[:1]
         priced = np.array([pattern_code(pattern.priced_as) for pattern in patterns])
         return WorkloadBatch(
@@ -102,7 +119,7 @@ class Shapes:
                 in_w=self._scaled([op.in_w for op in self._others], imgsz_N1),
                 out_h=self._scaled([op.out_h for op in self._others], imgsz_N1),
                 out_w=self._scaled([op.out_w for op in self._others], imgsz_N1),
-                act_bits=self._op_bits(act_bits),
+                act_bits=self._op_bits(needed_bits),
             ),
         )
 
@@ -124,7 +141,8 @@ class Shapes:
                 kernel = self._convs[number].kernel
                 inputs_N, outputs_N = reads_NL[:, number], writes_NL[:, number]
                 kept_N = patterns[index].kept(outputs_N, inputs_N, kernel)
-                share_N = kept_N / (outputs_N * inputs_N * (kernel[0] * kernel[1]))
+                weights_N = outputs_N * inputs_N * (kernel[0] * kernel[1])
+                share_N = kept_N / np.maximum(weights_N, 1)
                 has_N = pattern_NL[:, number] == index
                 density_NL[has_N, number] = np.minimum(share_N, 1.0)[has_N]
         return density_NL
@@ -148,7 +166,7 @@ def workload_of(
     batch: WorkloadBatch,
     imgsz: int,
 ) -> Workload:
-    """Return the first workload of a batch, its steps in execution order."""
+    """Return the first workload of a batch: the steps that it has, in execution order."""
     convs, others = batch.convs, batch.others
     conv_number = {name: number for number, name in enumerate(convs.names)}
     op_number = {name: number for number, name in enumerate(others.names)}
@@ -157,6 +175,8 @@ def workload_of(
         if isinstance(step, ConvShape):
             at = (0, conv_number[step.name])
             in_channels = int(convs.in_channels[at])
+            if in_channels == 0:
+                continue
             layer: ConvShape | OtherOp = replace(
                 step,
                 in_channels=in_channels,
@@ -169,6 +189,8 @@ def workload_of(
             )
         else:
             at = (0, op_number[step.name])
+            if others.in_channels[at] == 0:
+                continue
             layer = replace(
                 step,
                 in_channels=int(others.in_channels[at]),

@@ -2,9 +2,10 @@
 
 A genome has one integer for each variable, its level; level 0 is the densest. What has a single
 option is no variable. Variables come in the order: picture size, kept channels of each group, bits
-of each layer, sparsity pattern of each layer.
+of each layer, sparsity pattern of each layer, whether each residual block is there.
 
-Axis letters: N candidates, V variables, G groups, L layers, K other ops, S steps (L and K).
+Axis letters: N candidates, V variables, G groups, L layers, K other ops, S steps (L and K), D
+residual blocks that may be dropped.
 """
 
 from __future__ import annotations
@@ -91,6 +92,11 @@ def pattern_options(network: Network, names: Sequence[str]) -> dict[str, tuple[s
     return {name: values for name, values in options.items() if len(values) > 1}
 
 
+def droppable(network: Network) -> tuple[str, ...]:
+    """Return the residual blocks that a network may do without, as modules' names."""
+    return tuple(group.block for group in network.groups if group.block)
+
+
 class SearchSpace:
     """All candidates of one network, as vectors of levels.
 
@@ -104,11 +110,13 @@ class SearchSpace:
         baseline: Bits of the layers that are left alone.
         patterns: For each layer, the names of the sparsity patterns to choose from, densest first;
             a layer not named is dense. See `pattern_options`.
+        depth: Residual blocks that may be dropped. See `droppable`.
 
     Raises:
-        InputError: An unknown group or layer, an ignored layer with bits or patterns, a number of
-            channels that is out of range, a pattern that does not fit a layer, options that are
-            empty, repeated or not from dense to sparse, or a picture size that does not fit.
+        InputError: An unknown group, layer or block, an ignored layer with bits or patterns, a
+            number of channels that is out of range, a pattern that does not fit a layer, options
+            that are empty, repeated or not from dense to sparse, or a picture size that does not
+            fit.
     """
 
     def __init__(
@@ -119,6 +127,7 @@ class SearchSpace:
         bits: Mapping[str, Sequence[Bits]] | None = None,
         baseline: Bits = BASELINE_BITS,
         patterns: Mapping[str, Sequence[str]] | None = None,
+        depth: Sequence[str] = (),
     ) -> None:
         levels, bits, patterns = levels or {}, bits or {}, patterns or {}
         sizes = {group.name: group.size for group in network.groups}
@@ -147,6 +156,14 @@ class SearchSpace:
         self._patterns = parse_patterns({"dense"}.union(*named.values()))
         codes = {pattern.name: code for code, pattern in enumerate(self._patterns)}
         self._pattern = Axis[str](named, self._bits.end, codes.__getitem__)
+        self._group_of = {group.block: group.name for group in network.groups if group.block}
+        check_names("residual block", depth, self._group_of)
+        self._depth = Axis[int](
+            {block: (1, 0) if block in depth else (1,) for block in self._group_of},
+            self._pattern.end,
+        )
+        names = [group.name for group in network.groups]
+        self._inside_D = np.array([names.index(name) for name in self._group_of.values()], int)
         self._check_options(sizes)
         self._shapes = Shapes(network, baseline)
 
@@ -189,6 +206,7 @@ class SearchSpace:
             of(self._bits, "bits:"),
             self.baseline,
             of(self._pattern, "pattern:"),
+            [block for block, options in of(self._depth, "depth:").items() if 0 in options],
         )
 
     @cached_property
@@ -199,6 +217,7 @@ class SearchSpace:
             *self._keep.variables("keep:"),
             *self._bits.variables("bits:"),
             *self._pattern.variables("pattern:"),
+            *self._depth.variables("depth:"),
         )
 
     @cached_property
@@ -211,39 +230,51 @@ class SearchSpace:
     @property
     def dense(self) -> Candidate:
         """The candidate that keeps everything, at the largest picture size."""
-        return self.decode(np.zeros(self._pattern.end, dtype=np.int64))
+        return self.decode(np.zeros(self._depth.end, dtype=np.int64))
 
     def decode(self, genome: IntArray) -> Candidate:
         """Return the candidate of a genome [V].
 
         It names every group and every layer with its bits, and the layers whose pattern is not
-        dense, so that equal candidates have equal digests.
+        dense, but no layers of dropped blocks, so that equal candidates have equal digests.
 
         Raises:
             InputError: The genome has another length, or a level that is out of range.
         """
         levels = self._checked(np.asarray(genome)[None])[0]
         ((_, imgsz),) = self._imgsz.chosen(levels)
-        patterns = self._pattern.chosen(levels)
+        dropped = [block for block, there in self._depth.chosen(levels) if not there]
+        none = dict.fromkeys((self._group_of[block] for block in dropped), 0)
+        gone = tuple(f"{block}." for block in dropped)
         return Candidate(
             imgsz=imgsz,
-            kept=self._keep.chosen(levels),
-            bits=self._bits.chosen(levels),
-            patterns=tuple(pair for pair in patterns if pair[1] != "dense"),
+            kept=tuple((name, none.get(name, count)) for name, count in self._keep.chosen(levels)),
+            bits=tuple(item for item in self._bits.chosen(levels) if not item[0].startswith(gone)),
+            patterns=tuple(
+                (name, pattern)
+                for name, pattern in self._pattern.chosen(levels)
+                if pattern != "dense" and not name.startswith(gone)
+            ),
         )
 
     def encode(self, candidate: Candidate) -> IntArray:
-        """Return the genome [V] of a candidate; groups and layers it does not name are at level 0.
+        """Return the genome [V] of a candidate.
+
+        Groups and layers that it does not name are at level 0, and so is what lies inside of
+        dropped blocks.
 
         Raises:
             InputError: It names an unknown group or layer or one twice, or has a value that is no
                 level.
         """
         bits, patterns = self._bits_of(candidate), self._patterns_of(candidate)
-        self.network.counts(candidate)
-        genome = np.zeros(self._pattern.end, dtype=np.int64)
+        counts = dict(zip(self._keep.options, self.network.counts(candidate).tolist(), strict=True))
+        genome = np.zeros(self._depth.end, dtype=np.int64)
         self._imgsz.write({"imgsz": candidate.imgsz}, genome)
-        self._keep.write(dict(candidate.kept), genome)
+        self._keep.write({name: count for name, count in counts.items() if count}, genome)
+        self._depth.write(
+            {block: int(counts[group] > 0) for block, group in self._group_of.items()}, genome
+        )
         self._bits.write(bits, genome)
         self._pattern.write(patterns, genome)
         return genome
@@ -276,9 +307,11 @@ class SearchSpace:
             InputError: The genomes have another length, or a level that is out of range.
         """
         levels = self._checked(np.asarray(genomes_NV))
+        kept_NG = self._keep.values(levels)
+        kept_NG[:, self._inside_D] *= self._depth.values(levels)
         return self._shapes.batch(
             self._imgsz.values(levels),
-            self._keep.values(levels),
+            kept_NG,
             self._bits.values(levels),
             self._pattern.values(levels),
             self._patterns,

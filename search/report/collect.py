@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,8 @@ from search.report.value import (
 from search.run_folder import RunFolder
 from search.settings import Limits
 from search.stock import rivals
+
+T = TypeVar("T")
 
 
 def collect(run: RunFolder, problem: Problem, result: Result, explored: Sequence[Point]) -> Report:
@@ -209,15 +211,22 @@ def _to_stock(point: Point, dense: Sequence[Point], stock: Sequence[Any]) -> Gap
 
 def _along(problem: Problem, point: Point, cost: Cost) -> Along:
     layers = problem.space.workload(point.candidate).layers
-    energies = tuple(float(f"{layer.energy_mj:.4g}") for layer in cost.per_layer)
+    steps = problem.space.network.steps
+
+    def along(values: Iterable[T], absent: T) -> tuple[T, ...]:
+        """Return a value for each step of the dense model, given those of the point's layers."""
+        known = dict(zip((layer.name for layer in layers), values, strict=True))
+        return tuple(known.get(step.name, absent) for step in steps)
+
     patterns = dict(point.candidate.patterns)
+    energies = [float(f"{layer.energy_mj:.4g}") for layer in cost.per_layer]
     return Along(
-        channels=tuple(layer.out_channels for layer in layers),
-        weight_bits=tuple(x.weight_bits if isinstance(x, ConvShape) else 0 for x in layers),
-        act_bits=tuple(layer.act_bits for layer in layers),
-        patterns=tuple(patterns.get(layer.name, "dense") for layer in layers),
-        latency_ms=tuple(float(f"{layer.latency_ms:.4g}") for layer in cost.per_layer),
-        energy_mj=None if any(map(math.isnan, energies)) else energies,
+        channels=along((layer.out_channels for layer in layers), 0),
+        weight_bits=along((x.weight_bits if isinstance(x, ConvShape) else 0 for x in layers), 0),
+        act_bits=along((layer.act_bits for layer in layers), 0),
+        patterns=along((patterns.get(layer.name, "dense") for layer in layers), "dense"),
+        latency_ms=along((float(f"{layer.latency_ms:.4g}") for layer in cost.per_layer), 0.0),
+        energy_mj=None if any(map(math.isnan, energies)) else along(energies, 0.0),
     )
 
 

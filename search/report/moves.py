@@ -21,10 +21,12 @@ from search.report.value import Move, VariableView
 from search.sensitivity import (
     Floats,
     additive_loss,
+    family_of,
     loss_table,
     plan_probes,
     probe_genomes,
 )
+from spaces.axis import Variable
 from spaces.candidate import Candidate
 
 Genomes = npt.NDArray[np.int64]
@@ -51,7 +53,7 @@ class Moves:
         self.variables = tuple(
             VariableView(
                 variable.name,
-                tuple(map(_label, variable.options)),
+                tuple(_label(variable, option) for option in variable.options),
                 None if loss is None or variable.name == "imgsz" else _shares(loss),
             )
             for variable, loss in zip(problem.space.variables, losses, strict=True)
@@ -132,7 +134,9 @@ def _shares(loss: Floats) -> tuple[float, ...]:
     return tuple(_short(-math.expm1(-value)) for value in loss)
 
 
-def _label(option: object) -> str:
+def _label(variable: Variable, option: object) -> str:
+    if family_of(variable) == "depth":
+        return "there" if option else "dropped"
     if isinstance(option, tuple):
         weight, act = option
         return f"W{weight}A{act}"

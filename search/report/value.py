@@ -32,9 +32,9 @@ class Along:
     """What a point is along the network, one entry a step.
 
     Attributes:
-        channels: Output channels left.
+        channels: Output channels left; 0 of what was dropped, as are all numbers.
         weight_bits: Of a convolution; 0 for other ops.
-        act_bits: Likewise.
+        act_bits: Of what a step reads.
         patterns: Sparsity pattern, `dense` for most.
         latency_ms: Predicted share of the latency.
         energy_mj: Predicted share of the energy; None where the device has no energy model.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from evaluators.evaluator import PROXY_IMAGES, RESTORATIONS, SUBSET_IMAGES, Eval
 from evaluators.score import Failed, Score
 from hw_models.errors import InputError
 from spaces.candidate import Candidate
+from spaces.compress import compress
 from spaces.export import OnnxDetector
 from spaces.formats import FORMATS
 from spaces.groups import Network, analyse
@@ -113,6 +115,21 @@ def test_an_exported_file_scores_like_its_candidate(
     assert isinstance(score, Score)
     assert exported.distortion == pytest.approx(score.distortion, rel=0.02)
     assert exported.map50_95 == pytest.approx(score.map50_95, abs=0.01)
+
+
+def test_a_block_less_is_made_up_for_on_every_rung(parts: tuple[Detector, Network]) -> None:
+    detector, network = parts
+    inside = {group.block: group.name for group in network.groups}["model.4.m.1"]
+    bare = Candidate(SIZE, ((inside, 0),))
+    candidate = replace(bare, bits=few_bits(network.of(bare), 8, 8).bits)
+    evaluator = make(parts)
+    net = compress(detector, network, bare, rank(detector, network)).net
+    unrestored = evaluator.evaluate_forward(net, SIZE)
+    assert isinstance(unrestored, Score)
+    for rung in ("proxy", "subset", "full"):
+        score = evaluator.evaluate(candidate, rung)
+        assert isinstance(score, Score)
+        assert score.distortion < 0.9 * unrestored.distortion
 
 
 @pytest.fixture

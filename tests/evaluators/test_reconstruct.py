@@ -86,6 +86,23 @@ def test_layers_before_the_first_change_stay_bit_identical(parts: Parts) -> None
         assert same is (place < 10), name
 
 
+def test_what_follows_a_dropped_block_makes_up_for_it(parts: Parts) -> None:
+    detector, network, outputs, _ = parts
+    inside = {group.block: group.name for group in network.groups}["model.4.m.1"]
+    candidate, ranking = Candidate(SIZE, ((inside, 0),)), rank(detector, network)
+    dropped = compress(detector, network, candidate, ranking).net
+    restored = copy.deepcopy(dropped)
+    left = network.of(candidate)
+    reconstruct(restored, outputs, left, kept_channels(network, candidate, ranking), {})
+    dense = detector.net.state_dict()
+    names = [layer.name for layer in left.layers]
+    first_behind = names.index("model.4.cv3.conv")
+    for place, name in enumerate(names):
+        same = torch.equal(restored.state_dict()[f"{name}.weight"], dense[f"{name}.weight"])
+        assert same or place >= first_behind, name
+    assert error(restored, detector.net) < 0.7 * error(dropped, detector.net)
+
+
 @pytest.mark.parametrize(("weight_bits", "act_bits"), [(4, 16), (5, 8), (3, 16)])
 def test_few_bits_cost_less_than_rounded_alone(
     parts: Parts, weight_bits: int, act_bits: int

@@ -19,11 +19,11 @@ from tests.search.conftest import answered
 ROOT = Path(__file__).resolve().parents[2]
 
 OPTIONS = {
-    "--act-bits", "--actors", "--bits", "--data", "--energy", "--evals", "--exist-ok", "--help",
-    "--ignore", "--imgsz", "--latency", "--max-drop", "--measure-on", "--method", "--mirror",
-    "--name", "--pattern", "--power-mode", "--project", "--prune", "--resume", "--reuse",
-    "--seed", "--server-name", "--size", "--target", "--time-budget", "--tls-ca", "--tls-cert",
-    "--tls-key", "--token-file", "--track", "--trust-checkpoint", "--weights",
+    "--act-bits", "--actors", "--bits", "--data", "--depth", "--energy", "--evals", "--exist-ok",
+    "--help", "--ignore", "--imgsz", "--latency", "--max-drop", "--measure-on", "--method",
+    "--mirror", "--name", "--pattern", "--power-mode", "--project", "--prune", "--resume",
+    "--reuse", "--seed", "--server-name", "--size", "--target", "--time-budget", "--tls-ca",
+    "--tls-cert", "--tls-key", "--token-file", "--track", "--trust-checkpoint", "--weights",
 }  # fmt: skip
 KEPT_BY_RAY_SUBMIT = {
     "--stop", "--start", "--screen", "--tmux", "-n", "--cluster-name", "-p", "--port-forward",

@@ -277,7 +277,7 @@ function drawSensitivity(point) {
     ? `Each variable of the dense model moved alone: the share of (squared) agreement with the dense model's detections that is lost, measured on few images without labels. White marks: where ${chosen} is.`
     : "This method did not move single variables, so there is no map.");
   if ($("sensitivity").dataset.families !== probed.join())
-    fill("sensitivity", probed.map((f) => [el("h3", {}, { keep: "Channels kept", bits: "Bits", pattern: "Sparsity pattern" }[f] ?? f), el("div", { class: "plot", id: `map-${f}` })]));
+    fill("sensitivity", probed.map((f) => [el("h3", {}, { keep: "Channels kept", bits: "Bits", pattern: "Sparsity pattern", depth: "Residual blocks" }[f] ?? f), el("div", { class: "plot", id: `map-${f}` })]));
   $("sensitivity").dataset.families = probed.join();
   for (const family of probed) {
     const rows = REPORT.variables.map((v, i) => [v, i]).filter(([v]) => v.name.startsWith(`${family}:`));
