@@ -136,8 +136,7 @@ class Bench:
     def pruned(self, candidate: Candidate, ranking: Ranking, restoration: str) -> nn.Module:
         """Return the sliced network with its accuracy restored."""
         net = compress(self.detector, self.network, candidate, ranking).net
-        kept = kept_channels(self.network, candidate, ranking)
-        RESTORATIONS[restoration](self, net, self.network, kept)
+        RESTORATIONS[restoration](self, net, kept_channels(self.network, candidate, ranking))
         return net
 
     def macs(self, counts_NG: NDArray[np.int64]) -> NDArray[np.float64]:
