@@ -75,7 +75,7 @@ def main(
     calibration = load_dataset(data, "train").subset(IMAGES)
     validation = load_dataset(data, "val").subset(IMAGES)
     network = analyse(detector, IMGSZ)
-    ranking = rank(detector, network, "activation", as_input(calibration.squares(IMGSZ)))
+    ranking = rank(detector, network, "residual", as_input(calibration.squares(IMGSZ)))
     table = Table("what", "count", "seconds", "each ms", title=f"yolov5n, {IMGSZ} px, one thread")
 
     def note(what: str, count: int, seconds: float) -> None:

@@ -16,6 +16,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from evaluators.database import Database
 from evaluators.dataset import Dataset, check_names, load_dataset
 from evaluators.demo import demo_dataset, demo_detector
 from evaluators.dense import as_input
@@ -28,9 +29,10 @@ from search.envelope import on_envelope
 from search.feasibility import check_feasible
 from search.settings import Limits, Settings, resolve_limits
 from spaces.candidate import Candidate
+from spaces.compress import Ranking
 from spaces.groups import Network, analyse
 from spaces.model import Detector, load_detector
-from spaces.saliency import rank
+from spaces.saliency import Scores, order, score
 from spaces.space import SearchSpace, bit_options, droppable, keep_levels, pattern_options
 from spaces.sparsity.names import parse_pattern
 
@@ -38,7 +40,7 @@ log = logging.getLogger(__name__)
 
 Genomes = npt.NDArray[np.int64]
 
-PROTOCOL = "4"  # to be counted up when the same candidate would get another score
+PROTOCOL = "5"  # to be counted up when the same candidate would get another score
 CALIBRATION_IMAGES = 64
 DEMO_VALIDATION_IMAGES = 128
 
@@ -183,7 +185,7 @@ def load_problem(settings: Settings) -> Problem:
         Evaluator,
         detector=detector,
         network=network,
-        ranking=rank(detector, network, criterion, as_input(calibration.squares(imgsz[0]))),
+        ranking=_ranking(detector, network, criterion, calibration, imgsz[0]),
         calibration=calibration,
         validation=validation,
     )
@@ -201,6 +203,20 @@ def load_problem(settings: Settings) -> Problem:
         build=build,
         protocol=_protocol(detector, calibration, validation, criterion, imgsz[0]),
     )
+
+
+def _ranking(
+    detector: Detector, network: Network, criterion: str, calibration: Dataset, imgsz: int
+) -> Ranking:
+    """Order the channels of each group, by scores that another search may have left behind."""
+
+    def measure() -> Scores:
+        log.info("scoring %d channels by %s", network.sizes.sum(), criterion)
+        return score(detector, network, criterion, as_input(calibration.squares(imgsz)))
+
+    key: list[str | int] = [detector.digest, calibration.digest, imgsz, "scores", criterion]
+    key += [group.name for group in network.groups]
+    return order(Database().recall(key, measure))
 
 
 def _patterns(

@@ -120,7 +120,7 @@ class Settings(BaseModel):
     size: Budget | None = None
     max_drop: float | None = Field(default=None, ge=0, le=1)
     method: Method = "paretrim"
-    prune: str = "activation"
+    prune: str = "residual"
     depth: bool = False
     bits: tuple[int, ...] = ()
     act_bits: tuple[int, ...] = ()

@@ -19,12 +19,12 @@ All but the first five rows look at unlabelled images.
 
 | module | what they share |
 | --- | --- |
-| `ranking` | `score` and `rank`: from convolutions to groups, with the normalisation of each |
+| `ranking` | `score`, `order`, `rank`: from convolutions to groups, each normalised its way |
 | `objectives` | what gradients are taken of |
 | `watching` | the forward and backward passes |
 | `readers` | covariance and influence of the convolutions that read a group |
 """
 
-from spaces.saliency.ranking import CRITERIA, ON_IMAGES, rank, score
+from spaces.saliency.ranking import CRITERIA, ON_IMAGES, Scores, order, rank, score
 
-__all__ = ["CRITERIA", "ON_IMAGES", "rank", "score"]
+__all__ = ["CRITERIA", "ON_IMAGES", "Scores", "order", "rank", "score"]

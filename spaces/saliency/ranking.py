@@ -120,9 +120,14 @@ def rank(
         InputError: There is no such criterion, it needs images, or it cannot order this model's
             channels.
     """
+    return order(score(detector, network, criterion, images))
+
+
+def order(scores: Scores) -> dict[str, IntArray]:
+    """Return the channels of each group from the highest score to the lowest. See `rank`."""
     return {
         name: scores_C.argsort(descending=True, stable=True).numpy()
-        for name, scores_C in score(detector, network, criterion, images).items()
+        for name, scores_C in scores.items()
     }
 
 

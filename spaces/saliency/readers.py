@@ -12,7 +12,7 @@ are not: curvature sits at a few places, those where something is seen. So half 
 lies where the curvature does, the other half everywhere alike.
 
 Axis letters: B images, I input channels, O outputs, F features (inputs whose covariance is known),
-L positions of an output map, P sampled positions.
+L positions of a map, p sampled ones of an image, P = B * p.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import unfold
 
 from hw_models.workload import ConvShape
 from spaces.groups import FIXED, Network
+from spaces.quantization.patches import patches
 from spaces.saliency.objectives import random_projection
 from spaces.saliency.watching import watch_gradients
 
-POSITIONS = 16_384  # samples of a layer's input over all images; several times its features
-# Above it (3 x 3 on more than 256 channels) only covariances of channels are kept.
-LARGEST_COVARIANCE = 2304
+FEWEST_POSITIONS = 4096  # samples of a layer's input over all images ...
+POSITIONS_A_FEATURE = 2  # ... or so many for each of its features, if that is more
+# Above it (3 x 3 on more than 128 channels) only covariances of channels are kept.
+LARGEST_COVARIANCE = 1152
 RIDGE = 0.05  # of the mean variance, as in the refit
 TINY_VARIANCE = 1e-12  # keeps a layer of dead inputs solvable
 
@@ -85,9 +86,9 @@ class _Sums:
     def __init__(self, conv: nn.Conv2d, images: int) -> None:
         self._conv = conv
         taps = conv.kernel_size[0] * conv.kernel_size[1]
-        self._taps_apart = taps > 1 and conv.in_channels * taps <= LARGEST_COVARIANCE
+        self._whole_kernels = taps == 1 or conv.in_channels * taps <= LARGEST_COVARIANCE
         self._images = images
-        features = conv.in_channels * (taps if self._taps_apart else 1)
+        features = conv.in_channels * (taps if self._whole_kernels else 1)
         self._weight_2 = torch.zeros(2, dtype=torch.float64)
         self._first_2F = torch.zeros(2, features, dtype=torch.float64)
         self._second_2FF = torch.zeros(2, features, features, dtype=torch.float64)
@@ -97,27 +98,22 @@ class _Sums:
         """Add some positions of each image of a batch."""
         square_BOL = gradient_BOhw.square().flatten(2)
         self._curvature_O += square_BOL.double().sum((0, 2)) / self._images
-        x_BLF = self._features(x_BIHW)
+        inputs, outputs = x_BIHW[0, 0].numel(), square_BOL.shape[2]
+        positions = outputs if self._whole_kernels else inputs
+        wanted = max(FEWEST_POSITIONS, POSITIONS_A_FEATURE * self._first_2F.shape[1])
+        chosen_p = torch.randperm(positions, generator=generator)[: -(-wanted // self._images)]
+        if self._whole_kernels:
+            x_PF = patches(self._conv, x_BIHW, chosen_p.expand(len(x_BIHW), -1))
+        else:
+            x_PF = x_BIHW.flatten(2)[:, :, chosen_p].transpose(1, 2).flatten(0, 1)
         # Channels of a map that the convolution makes smaller have no curvature of their own.
-        alike = x_BLF.shape[1] != square_BOL.shape[2]
-        energy_BL = torch.ones(x_BLF.shape[:2]) if alike else square_BOL.sum(1)
-        each = min(x_BLF.shape[1], -(-POSITIONS // self._images))
-        chosen_P = torch.randperm(x_BLF.shape[1], generator=generator)[:each]
-        x_PF = x_BLF[:, chosen_P].flatten(0, 1)
-        energy_P = energy_BL[:, chosen_P].flatten()
+        alike = positions != outputs
+        energy_P = torch.ones(len(x_PF)) if alike else square_BOL.sum(1)[:, chosen_p].flatten()
         for which, weight_P in enumerate((torch.ones_like(energy_P), energy_P)):
             weighted_PF = weight_P[:, None] * x_PF
             self._weight_2[which] += weight_P.sum()
             self._first_2F[which] += weighted_PF.sum(0)
             self._second_2FF[which] += weighted_PF.T @ x_PF
-
-    def _features(self, x_BIHW: Tensor) -> Tensor:
-        conv = self._conv
-        if not self._taps_apart:
-            return x_BIHW.flatten(2).transpose(1, 2)
-        padding = cast("tuple[int, int]", conv.padding)
-        columns = unfold(x_BIHW, conv.kernel_size, padding=padding, stride=conv.stride)
-        return columns.transpose(1, 2)
 
     def reader(self, channels_I: Tensor) -> Reader:
         """Return what was measured, given the channel number of each input channel."""
@@ -129,7 +125,7 @@ class _Sums:
         ridge = RIDGE * variance_F.mean() + TINY_VARIANCE
         weight_OIT = self._conv.weight.detach().flatten(2)
         taps = weight_OIT.shape[2]
-        if self._taps_apart or taps == 1:
+        if self._whole_kernels:
             weight_RF, rows_each = weight_OIT.flatten(1), 1
         else:
             weight_RF, rows_each = weight_OIT.transpose(1, 2).flatten(0, 1), taps

@@ -20,6 +20,8 @@ from spaces.model import Detector
 from spaces.saliency.obs import Elimination, eliminations
 from spaces.saliency.readers import measure_readers
 
+SHORTLIST = 8  # channels whose losses are brought up to date at once
+
 
 def residual(detector: Detector, network: Network, images: Tensor) -> dict[str, Tensor]:
     """Score each group's channels [C] by the loss at which it is removed.
@@ -42,17 +44,31 @@ def residual(detector: Detector, network: Network, images: Tensor) -> dict[str, 
 
 
 def _eliminate(readers: list[Elimination], size: int) -> Tensor:
-    """Remove all channels, cheapest first, and return the loss at each one's removal [C]."""
+    """Remove all channels, cheapest first, and return the loss at each one's removal [C].
+
+    A channel's loss hardly ever falls with the removal of others. So those that were cheapest are
+    looked at again, until the cheapest is one whose loss is up to date (lazy greedy: Minoux, 1978).
+    """
     scores_C = torch.zeros(size, dtype=torch.float64)
-    left_K = torch.arange(size)
+    added_C = torch.zeros(size, dtype=torch.float64)
+    left_C = torch.ones(size, dtype=torch.bool)
     loss = 0.0
-    while readers and len(left_K):
-        added_K = torch.stack([reader.losses(left_K).double() for reader in readers]).sum(0)
-        cheapest = int(added_K.argmin())
-        channel = int(left_K[cheapest])
-        loss += max(0.0, float(added_K[cheapest]))  # rounding may take it below zero
+    for _ in range(size if readers else 0):
+        stale_C = left_C.clone()
+        while stale_C[channel := _cheapest(added_C, left_C, 1)[0]]:
+            checked_K = _cheapest(added_C, stale_C, SHORTLIST)
+            losses = [reader.losses(checked_K).double() for reader in readers]
+            added_C[checked_K] = torch.stack(losses).sum(0)
+            stale_C[checked_K] = False
+        loss += max(0.0, float(added_C[channel]))  # rounding may take it below zero
         scores_C[channel] = loss
+        left_C[channel] = False
         for reader in readers:
-            reader.remove(channel)
-        left_K = torch.cat([left_K[:cheapest], left_K[cheapest + 1 :]])
+            reader.remove(int(channel))
     return scores_C
+
+
+def _cheapest(added_C: Tensor, among_C: Tensor, count: int) -> Tensor:
+    """Return some of the cheapest of the channels that a mask names, as indices."""
+    channels_K = among_C.nonzero()[:, 0]
+    return channels_K[added_C[channels_K].argsort(stable=True)[:count]]

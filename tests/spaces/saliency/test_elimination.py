@@ -77,6 +77,31 @@ def test_greedy_elimination_is_the_best_of_all_pairs_here(
     assert float(scores.max()) == pytest.approx(float(everything), rel=1e-9)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_looking_at_few_is_hardly_worse_than_at_all(seed: int) -> None:
+    """Forty channels, of which ten go."""
+    channels, kept_out = 40, 10
+    generator = torch.Generator().manual_seed(seed)
+    mixed = torch.randn(channels, channels, generator=generator, dtype=torch.float64)
+    x = torch.randn(400, channels, generator=generator, dtype=torch.float64) @ mixed
+    hessian, weight = x.T @ x / len(x), torch.randn(20, channels, generator=generator).double()
+    features = torch.arange(channels)[:, None]
+
+    def elimination() -> Elimination:
+        return Elimination(weight.clone(), torch.linalg.inv(hessian), features)
+
+    exact, removed = elimination(), list[int]()
+    for _ in range(kept_out):
+        left = torch.tensor([c for c in range(channels) if c not in removed])
+        removed.append(int(left[exact.losses(left).argmin()]))
+        exact.remove(removed[-1])
+    least, _ = brute_force(weight, hessian, torch.tensor(removed))
+    scores = _eliminate([elimination()], channels)
+    found, _ = brute_force(weight, hessian, scores.argsort()[:kept_out])
+    assert found < 1.1 * least
+    assert float(scores.sort().values[kept_out - 1]) == pytest.approx(found, rel=1e-6)
+
+
 @pytest.mark.parametrize("criterion", ["obs", "residual"])
 def test_one_of_two_equal_channels_is_cheap(
     small: Detector, small_network: Network, images: Tensor, criterion: str
