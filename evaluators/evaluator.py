@@ -93,8 +93,8 @@ class Evaluator:
     ) -> None:
         assert restoration in RESTORATIONS, restoration
         self._detector = detector
-        self._network = network
-        self._ranking = ranking
+        self.network = network
+        self.ranking = ranking
         self._calibration = calibration
         self._restoration = restoration
         self._rungs = {
@@ -145,9 +145,9 @@ class Evaluator:
         Raises:
             InputError: If the candidate does not fit the model.
         """
-        detector = compress(self._detector, self._network, candidate, self._ranking)
-        kept = kept_channels(self._network, candidate, self._ranking)
-        network = self._network.of(candidate)
+        detector = compress(self._detector, self.network, candidate, self.ranking)
+        kept = kept_channels(self.network, candidate, self.ranking)
+        network = self.network.of(candidate)
         dense, bits = self._at(candidate.imgsz), _bits(candidate)
         scales = dense.scales if _needs_scales(bits) else None
         with _running_a_model():
@@ -177,7 +177,7 @@ class Evaluator:
             RESTORATIONS[self._restoration](dense, net, network, kept)
         if patterns:
             apply_patterns(net, network, kept, patterns, dense.inputs)
-        if _has_low_bits(bits) or len(network.steps) < len(self._network.steps):
+        if _has_low_bits(bits) or len(network.steps) < len(self.network.steps):
             quantize(net, {name: (weight_bits, 16) for name, (weight_bits, _) in bits.items()})
             _by_batchnorm(dense, net, network, kept)
 
@@ -187,8 +187,8 @@ class Evaluator:
         Raises:
             InputError: If the candidate does not fit the model.
         """
-        kept = kept_channels(self._network, candidate, self._ranking)
-        network = self._network.of(candidate)
+        kept = kept_channels(self.network, candidate, self.ranking)
+        network = self.network.of(candidate)
         return {
             step.name: torch.from_numpy(np.flatnonzero(kept[writes]))
             for step, writes in zip(network.steps, network.writes, strict=True)
@@ -209,7 +209,7 @@ class Evaluator:
         if imgsz not in self._dense:
             self._dense[imgsz] = DenseAtSize(
                 self._detector,
-                self._network,
+                self.network,
                 imgsz,
                 self._calibration,
                 self._rungs["full"],
@@ -264,9 +264,9 @@ class Evaluator:
 
     def _collapse(self, net: nn.Module, candidate: Candidate) -> Collapse | None:
         images = next(self._at(candidate.imgsz).batches(COLLAPSE_IMAGES))
-        kept = kept_channels(self._network, candidate, self._ranking)
+        kept = kept_channels(self.network, candidate, self.ranking)
         with _running_a_model():
-            return find_collapse(net, self._detector.net, self._network.of(candidate), kept, images)
+            return find_collapse(net, self._detector.net, self.network.of(candidate), kept, images)
 
 
 def _by_refit(

@@ -36,6 +36,9 @@ def recover(
         str | None,
         typer.Option(help="pull batch-norm scales to zero: plain, cosine, asr, crlst, soft"),
     ] = None,
+    gradual: Annotated[
+        bool, typer.Option("--gradual", help="the dense model loses its channels step by step")
+    ] = False,
     no_labels: Annotated[
         bool, typer.Option("--no-labels", help="learn from the dense model alone")
     ] = False,
@@ -48,6 +51,6 @@ def recover(
     with needing():
         from search.recover.command import recover as carry_out
         from search.recover.wish import Treatment, Wish
-    treatment = Treatment(rounding, splice, layers, slimming)
+    treatment = Treatment(rounding, splice, layers, slimming, gradual)
     wish = Wish(tuple(point or ()), trials, epochs, treatment, not no_labels, seed)
     carry_out(run, wish, console())

@@ -22,6 +22,7 @@ from hw_models.workload import ConvShape
 from spaces.candidate import Candidate
 from spaces.groups import Network, check_imgsz
 from spaces.model import Detector
+from spaces.sliced import drop_block
 from spaces.trace import IntArray
 
 Ranking = Mapping[str, IntArray]
@@ -50,13 +51,29 @@ def compress(
         InputError: The candidate names an unknown group, keeps too many or too few channels, or has
             an image size that does not fit; or the ranking does not fit the groups.
     """
+    net = copy.deepcopy(detector.net)
+    cut(net, network, candidate, ranking)
+    return replace(detector, net=net, imgsz=candidate.imgsz)
+
+
+def cut(net: nn.Module, network: Network, candidate: Candidate, ranking: Ranking) -> None:
+    """Remove the channels that a candidate does not keep from a network, in place.
+
+    Args:
+        net: Of the dense shapes, whatever its weights.
+        network: See `compress`.
+        candidate: See `compress`.
+        ranking: See `compress`.
+
+    Raises:
+        InputError: See `compress`.
+    """
     kept = kept_channels(network, candidate, ranking)
-    net, left = _without_blocks(detector.net, network, candidate)
+    left = _drop_blocks(net, network, candidate)
     for conv, reads, writes in _convs(net, left):
         _slice_conv(conv, _indices(kept, reads), _indices(kept, writes))
     for name, channels in left.norms.items():
         _slice_norm(_norm(net, name), _indices(kept, channels))
-    return replace(detector, net=net, imgsz=candidate.imgsz)
 
 
 def mask(detector: Detector, network: Network, candidate: Candidate, ranking: Ranking) -> Detector:
@@ -76,7 +93,8 @@ def mask(detector: Detector, network: Network, candidate: Candidate, ranking: Ra
         InputError: See `compress`.
     """
     kept = kept_channels(network, candidate, ranking)
-    net, left = _without_blocks(detector.net, network, candidate)
+    net = copy.deepcopy(detector.net)
+    left = _drop_blocks(net, network, candidate)
     modules: list[tuple[nn.Module, IntArray]] = [
         (conv, writes) for conv, _, writes in _convs(net, left)
     ]
@@ -111,15 +129,11 @@ def kept_channels(
     return kept
 
 
-def _without_blocks(
-    dense: nn.Module, network: Network, candidate: Candidate
-) -> tuple[nn.Module, Network]:
-    """Return a copy of a network in which dropped blocks do nothing, and what is left of it."""
-    net = copy.deepcopy(dense)
+def _drop_blocks(net: nn.Module, network: Network, candidate: Candidate) -> Network:
+    """Drop the blocks that a candidate does without, in place, and return what is left."""
     for block in network.dropped(candidate):
-        parent, _, name = block.rpartition(".")
-        setattr(net.get_submodule(parent), name, nn.Identity())
-    return net, network.of(candidate)
+        drop_block(net, block)
+    return network.of(candidate)
 
 
 def _convs(net: nn.Module, network: Network) -> Iterator[tuple[nn.Conv2d, IntArray, IntArray]]:

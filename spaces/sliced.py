@@ -1,4 +1,4 @@
-"""A network of the dense architecture takes the channel numbers of a sliced one's tensors."""
+"""A network of the dense architecture takes the shape of a sliced one's tensors."""
 
 from __future__ import annotations
 
@@ -6,10 +6,19 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from ultralytics.nn.modules.block import Bottleneck
+
+
+def drop_block(net: nn.Module, block: str) -> None:
+    """Let a residual block hand on its input, in place."""
+    parent, _, name = block.rpartition(".")
+    setattr(net.get_submodule(parent), name, nn.Identity())
 
 
 def take_shapes(net: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Give convolutions and norms the channel numbers that their tensors have, in place.
+
+    Residual blocks without tensors are dropped.
 
     Args:
         net: Of the dense architecture; its weights are lost.
@@ -18,6 +27,10 @@ def take_shapes(net: nn.Module, state: Mapping[str, Tensor]) -> None:
     Raises:
         KeyError: A tensor of a module that has a weight in `state` is missing there.
     """
+    for name, module in [*net.named_modules()]:
+        residual = isinstance(module, Bottleneck) and module.add
+        if residual and not any(key.startswith(f"{name}.") for key in state):
+            drop_block(net, name)
     for name, module in net.named_modules():
         weight = state.get(f"{name}.weight")
         if weight is None:

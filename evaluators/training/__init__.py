@@ -19,5 +19,6 @@ nipq.py          few bits: noise in place of rounding, widths learned under a bu
 gap.py           every layer learns the dense one's outputs: global AdaPrune, no labels
 zeros.py         a sparse layer keeps its zeros
 surgery.py       sparsity step by step, removed weights may come back
+gradual.py       channels go step by step
 slimming.py      batch-norm scales pulled to zero, to be pruned by
 """

@@ -18,12 +18,14 @@ from evaluators.demo import demo_dataset
 from evaluators.dense import as_input
 from evaluators.evaluator import SUBSET_IMAGES, Evaluator
 from evaluators.training.gap import GlobalReconstruction
+from evaluators.training.gradual import GradualPruning
 from evaluators.training.method import Bits, Method
 from evaluators.training.slimming import Slimming, Variant
 from evaluators.training.surgery import Surgery
 from evaluators.training.trainer import DivergedError, Plan, Training
 from evaluators.training.validate import Validation
 from evaluators.training.zeros import KeepZeros
+from hw_models.errors import InputError
 from search.finished import METHOD, Finished
 from search.front import Point
 from search.problem import CALIBRATION_IMAGES, Problem, accuracy
@@ -51,12 +53,13 @@ class Start:
     """A point before it is trained; travels to the trials.
 
     Attributes:
-        student: Sliced and refit, not rounded.
+        student: Sliced and refit, not rounded; dense where pruning is gradual.
         bits: Of the candidate's convolutions.
         scales: Activation scales of the student, where it needs any.
         patterns: Sparsity pattern by convolution.
         kept: Output channels of the dense model that each convolution still has.
         floor: mAP50-95 that the point has without training, on `SUBSET_IMAGES`.
+        pruning: What prunes the student while it is trained, if anything does.
     """
 
     student: Detector
@@ -65,10 +68,11 @@ class Start:
     patterns: dict[str, str]
     kept: dict[str, Tensor]
     floor: float
+    pruning: GradualPruning | None = None
 
     def methods(self, treatment: Treatment, teacher: Detector) -> list[Method]:
         """Return what the point is trained with."""
-        methods: list[Method] = []
+        methods: list[Method] = [] if self.pruning is None else [self.pruning]
         if treatment.layers:
             methods.append(GlobalReconstruction(teacher.net, self.kept))
         if self.patterns and treatment.splice:
@@ -118,25 +122,42 @@ def make_payload(
     problem = finished.problem
     training = problem.calibration if wish.treatment.layers else _training_data(problem)
     starts = {
-        point.id: _start(finished, evaluator, point, training, wish.treatment.splice)
-        for point in points
+        point.id: _start(finished, evaluator, point, training, wish.treatment) for point in points
     }
     return Payload(starts, problem.detector, training, problem.validation, wish.treatment)
 
 
 def _start(
-    finished: Finished, evaluator: Evaluator, point: Point, training: Dataset, splice: bool
+    finished: Finished,
+    evaluator: Evaluator,
+    point: Point,
+    training: Dataset,
+    treatment: Treatment,
 ) -> Start:
-    """Return where the trainings of a point start: a recovered one goes on from its weights."""
+    """Return where the trainings of a point start: a recovered one goes on from its weights.
+
+    Raises:
+        InputError: It is to be pruned gradually, and is pruned already or has sparse layers.
+    """
     candidate, problem = point.candidate, finished.problem
     unrounded = replace(candidate, bits=())
-    if splice:  # starts dense and chooses its own masks
+    if treatment.splice:  # starts dense and chooses its own masks
         unrounded = replace(unrounded, patterns=())
     if point.method == METHOD:
         model = load_recovered(finished.run, problem, point)
         student, untrained = model.detector, model.simulated()
     else:
         student, untrained = evaluator.build(unrounded), evaluator.build(candidate).net
+    pruning = None
+    if treatment.gradual:
+        if point.method == METHOD or candidate.patterns:
+            found = "was recovered" if point.method == METHOD else "has sparse layers"
+            raise InputError(
+                f"--gradual: {point.id} {found}; expected a point of the search with dense layers.",
+                "Choose another --point, or leave --gradual out.",
+            )
+        student = replace(problem.detector, imgsz=candidate.imgsz)
+        pruning = GradualPruning(evaluator.network, candidate, evaluator.ranking)
     few = Validation(problem.validation.subset(SUBSET_IMAGES), candidate.imgsz)
     bits = {layer: (weight, act) for layer, weight, act in candidate.bits}
     scales = None
@@ -150,6 +171,7 @@ def _start(
         patterns=dict(candidate.patterns),
         kept=evaluator.kept(unrounded),
         floor=few.measure(untrained).map50_95,
+        pruning=pruning,
     )
 
 

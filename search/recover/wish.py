@@ -31,12 +31,15 @@ class Treatment:
         layers: Whether every layer learns the dense model's outputs on the calibration images,
             instead of a training with labels or distillation.
         slimming: How batch-norm scales are pulled to zero, a variant of `Slimming`, or None.
+        gradual: Whether the dense model is trained and loses its channels step by step on the way,
+            instead of starting without them.
     """
 
     rounding: str = "lsq"
     splice: bool = False
     layers: bool = False
     slimming: str | None = None
+    gradual: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +78,8 @@ def check(wish: Wish) -> None:
     ):
         if name is not None and name not in known:
             raise InputError(f"{option} {name}: expected one of {', '.join(known)}.")
+    if wish.treatment.gradual and wish.treatment.layers:
+        raise InputError(
+            "--gradual and --layers: expected one of them; layers learn from the channels of the "
+            "dense model that they still have."
+        )

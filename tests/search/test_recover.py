@@ -194,6 +194,8 @@ def test_wrong_options_are_named(searched: Path, attempt: Callable[..., str]) ->
         searched, treatment=Treatment(rounding="up")
     )
     assert "--slimming x" in attempt(searched, treatment=Treatment(slimming="x"))
+    both = attempt(searched, treatment=Treatment(gradual=True, layers=True))
+    assert "--gradual and --layers" in both
     unknown = attempt(searched, points=("p99",))
     assert "--point p99" in unknown
     assert "p01" in unknown

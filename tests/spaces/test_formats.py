@@ -46,9 +46,10 @@ def images() -> Tensor:
 
 @pytest.fixture(scope="module")
 def models(u_detector: Detector, u_network: Network, images: Tensor) -> dict[str, Compressed]:
-    """A network with half of its channels: without few bits, and of many widths."""
-    space = SearchSpace(u_network, [IMGSZ], keep_levels(u_network))
-    candidate = space.decode(np.array(space.upper) // 2)
+    """A network with half of its channels, less a block: without few bits, and of many widths."""
+    space = SearchSpace(u_network, [IMGSZ], keep_levels(u_network), depth=["model.6.m.1"])
+    *levels, dropped = space.upper
+    candidate = space.decode(np.array([*(level // 2 for level in levels), dropped]))
     sliced = compress(u_detector, u_network, candidate, rank(u_detector, u_network))
     scales = calibrate_activations(sliced, images, mse_clip)
     names = [name for name in shared_inputs(sliced.net) if "dfl" not in name]
