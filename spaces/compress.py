@@ -8,7 +8,6 @@ boolean array over channel numbers.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import cast
@@ -22,7 +21,7 @@ from hw_models.workload import ConvShape
 from spaces.candidate import Candidate
 from spaces.groups import Network, check_imgsz
 from spaces.model import Detector
-from spaces.sliced import drop_block
+from spaces.sliced import copied, drop_block
 from spaces.trace import IntArray
 
 Ranking = Mapping[str, IntArray]
@@ -51,7 +50,7 @@ def compress(
         InputError: The candidate names an unknown group, keeps too many or too few channels, or has
             an image size that does not fit; or the ranking does not fit the groups.
     """
-    net = copy.deepcopy(detector.net)
+    net = copied(detector.net)
     cut(net, network, candidate, ranking)
     return replace(detector, net=net, imgsz=candidate.imgsz)
 
@@ -93,7 +92,7 @@ def mask(detector: Detector, network: Network, candidate: Candidate, ranking: Ra
         InputError: See `compress`.
     """
     kept = kept_channels(network, candidate, ranking)
-    net = copy.deepcopy(detector.net)
+    net = copied(detector.net)
     left = _drop_blocks(net, network, candidate)
     modules: list[tuple[nn.Module, IntArray]] = [
         (conv, writes) for conv, _, writes in _convs(net, left)

@@ -1,12 +1,40 @@
-"""A network of the dense architecture takes the shape of a sliced one's tensors."""
+"""Copies of networks, and how they take the shape of a sliced one."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules.block import Bottleneck
+
+
+def copied(net: nn.Module) -> nn.Module:
+    """Return a copy that shares no parameter, buffer, module or hook.
+
+    Several times as fast as `copy.deepcopy`, in which a cheap evaluation spent a tenth of its time.
+    Other attributes are shared: they must be replaced, not changed.
+    """
+    copies: dict[nn.Module, nn.Module] = {}  # a module may be in several places
+
+    def copy_of(module: nn.Module) -> nn.Module:
+        if module not in copies:
+            copies[module] = new = copy.copy(module)
+            for name, value in new.__dict__.items():
+                if isinstance(value, (dict, list, set)):
+                    new.__dict__[name] = copy.copy(value)
+            for name, parameter in module._parameters.items():
+                if parameter is not None:
+                    tensor = parameter.detach().clone()
+                    new._parameters[name] = nn.Parameter(tensor, parameter.requires_grad)
+            for name, buffer in module._buffers.items():
+                new._buffers[name] = None if buffer is None else buffer.clone()
+            for name, child in module._modules.items():
+                new._modules[name] = None if child is None else copy_of(child)
+        return copies[module]
+
+    return copy_of(net)
 
 
 def drop_block(net: nn.Module, block: str) -> None:
