@@ -12,6 +12,7 @@ bit_table.py     what few bits of one layer alone cost: what mixed bits are chos
 batchnorm.py     each channel of a compressed network gets its dense distribution back
 distortion.py    distance of outputs and agreement of detections, against the dense model
 dense.py         what is measured once on the dense model for each input size
+prefix.py        candidates start where they first differ from the dense model
 evaluator.py     candidate -> compressed model -> Score or Failed
 verify.py        whether a written file is what was promised
 demo/            the embedded default: a small trained YOLOv5 and its generated data set

@@ -17,8 +17,10 @@ from evaluators.database import Database
 from evaluators.dataset import Dataset
 from evaluators.detection import detect
 from evaluators.distortion import Reference, reference
+from evaluators.prefix import FIRST, Maps, dense_maps
 from evaluators.reconstruct import DenseOutputs, measure_outputs
 from evaluators.refit import Inputs, measure_inputs
+from hw_models.workload import ConvShape
 from spaces.groups import Network
 from spaces.model import Detector
 from spaces.quantization.calibrate import calibrate_activations
@@ -28,6 +30,7 @@ from spaces.quantization.grid import ActivationScales
 T = TypeVar("T")
 
 QUICK_IMAGES = 32  # of the calibration images: enough for moments and covariances
+LARGEST_MAPS = 4_000_000_000  # bytes of all convolutions' outputs; three times what is kept
 BATCH = 8  # images in one forward pass; fixed, since sums depend on it in the last digits
 
 
@@ -126,6 +129,24 @@ class DenseAtSize:
         return self._recall(
             ["references", self.validation.digest, self.proxy_images], self._measure_references
         )
+
+    @cached_property
+    def maps(self) -> list[Maps]:
+        """What the dense model's layers write on these images; nothing where that is too much."""
+        values = sum(
+            step.out_channels * step.out_h * step.out_w
+            for step in self.network.steps_at(self.imgsz)
+            if isinstance(step, ConvShape)
+        )
+        if 4 * values * self.proxy_images > LARGEST_MAPS:
+            return []
+        return self._recall(
+            ["maps", self.validation.digest, self.proxy_images, FIRST], self._measure_maps
+        )
+
+    def _measure_maps(self) -> list[Maps]:
+        net = for_inference(copy.deepcopy(self.detector.net))
+        return [dense_maps(net, batch) for batch in self.batches(self.proxy_images)]
 
     def _measure_references(self) -> list[Reference]:
         net = for_inference(copy.deepcopy(self.detector.net))

@@ -42,6 +42,7 @@ from evaluators.details import details_of
 from evaluators.detection import detect, score_detections
 from evaluators.distortion import agreement, distortion
 from evaluators.patterns import apply_patterns
+from evaluators.prefix import FIRST, first_change, run_from
 from evaluators.reconstruct import reconstruct
 from evaluators.refit import refit
 from evaluators.score import Failed, FailureKind, Score
@@ -124,8 +125,9 @@ class Evaluator:
         start = time.perf_counter()
         try:
             net = for_inference(self.build(candidate, rung).net)
+            forward = self._shortened(net, candidate) if rung == "proxy" else net
             diagnose = partial(self._collapse, net, candidate)
-            score = self._score(net, candidate.imgsz, rung, diagnose)
+            score = self._score(forward, candidate.imgsz, rung, diagnose)
         except _Unusable as unusable:
             return unusable.failed
         return replace(score, seconds=time.perf_counter() - start)
@@ -218,6 +220,14 @@ class Evaluator:
                 self._database,
             )
         return self._dense[imgsz]
+
+    def _shortened(self, net: nn.Module, candidate: Candidate) -> Forward:
+        """Return what runs a candidate's network on the proxy images, from its first change on."""
+        start, maps = first_change(self.network, candidate), self._at(candidate.imgsz).maps
+        if start < FIRST or not maps:
+            return net
+        batches = iter(maps)
+        return lambda _: run_from(net, start, next(batches))
 
     def _score(
         self,
