@@ -32,8 +32,9 @@ from benchmarks.rows import Figures, kept_row
 from evaluators.dataset import Dataset, load_dataset
 from evaluators.dense import as_input, for_inference
 from evaluators.detection import detect, score_detections
+from evaluators.influence import measure_outputs
 from evaluators.patterns import apply_patterns
-from evaluators.reconstruct import DenseOutputs, measure_outputs, reconstruct
+from evaluators.reconstruct import DenseOutputs, reconstruct
 from evaluators.refit import Inputs, measure_inputs
 from hw_models.cost import Cost, CostModel
 from hw_models.device import load_profile

@@ -36,7 +36,7 @@ from evaluators.dataset import Dataset, load_dataset
 from evaluators.dense import BATCH, as_input, for_inference
 from evaluators.detection import detect, score_detections
 from evaluators.distortion import Reference, agreement, reference
-from evaluators.influence import measure_influential_outputs
+from evaluators.influence import measure_outputs
 from evaluators.reconstruct import DenseOutputs, reconstruct
 from evaluators.refit import Inputs, measure_inputs, refit
 from hw_models.workload import ConvShape
@@ -95,7 +95,7 @@ class Bench:
     def outputs(self) -> DenseOutputs:
         """What the dense convolutions write, most of it where detections come from."""
         pictures = self.pictures(0, FIT_IMAGES)
-        return measure_influential_outputs(self.detector.net, self.network, pictures)
+        return measure_outputs(self.detector.net, self.network, pictures)
 
     @cached_property
     def judges(self) -> list[tuple[Tensor, Reference]]:

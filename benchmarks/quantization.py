@@ -39,7 +39,8 @@ from evaluators.dataset import Dataset, load_dataset
 from evaluators.dense import as_input, for_inference
 from evaluators.detection import detect, score_detections
 from evaluators.distortion import Reference, distortion, reference
-from evaluators.reconstruct import DenseOutputs, Method, measure_outputs, reconstruct
+from evaluators.influence import measure_outputs
+from evaluators.reconstruct import DenseOutputs, Method, reconstruct
 from spaces.groups import Network, analyse
 from spaces.model import Detector, load_detector
 from spaces.quantization import ActivationScales, calibrate_activations, quantize

@@ -17,8 +17,9 @@ from evaluators.database import Database
 from evaluators.dataset import Dataset
 from evaluators.detection import detect
 from evaluators.distortion import Reference, reference
+from evaluators.influence import measure_outputs
 from evaluators.prefix import FIRST, Maps, dense_maps
-from evaluators.reconstruct import DenseOutputs, measure_outputs
+from evaluators.reconstruct import DenseOutputs
 from evaluators.refit import Inputs, measure_inputs
 from hw_models.workload import ConvShape
 from spaces.groups import Network

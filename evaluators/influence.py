@@ -18,15 +18,12 @@ from spaces.groups import Network
 from spaces.saliency.objectives import random_projection
 from spaces.saliency.watching import watch_gradients
 
-POSITIONS = 16_384  # samples of a layer's output over all images
+POSITIONS = 8192  # samples of a layer's output over all images: some times its features
 TINY_ENERGY = 1e-30
 
 
-def measure_influential_outputs(net: nn.Module, network: Network, images: Tensor) -> DenseOutputs:
-    """Run the dense network and keep samples of what all its convolutions write.
-
-    As `evaluators.reconstruct.measure_outputs`, with other positions; one forward and one backward
-    pass.
+def measure_outputs(net: nn.Module, network: Network, images: Tensor) -> DenseOutputs:
+    """Run the dense network, forward and backward, and keep samples of what convolutions write.
 
     Args:
         net: The dense network in eval mode; not changed.

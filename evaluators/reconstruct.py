@@ -37,7 +37,7 @@ from evaluators.refit import second_moments, store
 from hw_models.workload import ConvShape
 from spaces.groups import Network
 from spaces.quantization.grid import ActivationScales, is_quantized
-from spaces.quantization.patches import patches, sample_positions
+from spaces.quantization.patches import patches
 from spaces.quantization.rounding.auto import WeightRounding, auto_below_8
 from spaces.quantization.simulate import quantize
 from spaces.sparsity.pattern import Pattern
@@ -45,7 +45,6 @@ from spaces.sparsity.sparsify import patterns_of, sparsify
 
 RIDGES = (0.5, 0.1, 0.02, 0.005)  # of the mean variance of a layer's features
 KNOWN_SHARE = 0.75  # of the images: the others tell which ridge is best
-POSITIONS = 8192  # samples of a layer's output over all images: some times the largest F
 TINY_VARIANCE = 1e-12  # keeps a layer of dead inputs solvable
 UNTOUCHED = (16, 16)
 
@@ -83,38 +82,6 @@ class DenseOutputs:
 
 
 @torch.no_grad()
-def measure_outputs(net: nn.Module, network: Network, images: Tensor) -> DenseOutputs:
-    """Run the dense network and keep samples of what all its convolutions write.
-
-    Args:
-        net: The dense network in eval mode; not changed.
-        network: What `spaces.groups.analyse` found in it.
-        images: [N, 3, H, W] in 0..1.
-    """
-    positions: dict[str, Tensor] = {}
-    outputs: dict[str, Tensor] = {}
-
-    def record(name: str, y_NOHW: Tensor) -> None:
-        flat_NOP = y_NOHW.flatten(2)
-        chosen_Np = positions[name] = sample_positions(len(images), flat_NOP.shape[2], POSITIONS)
-        index_NOp = chosen_Np[:, None].expand(-1, flat_NOP.shape[1], -1)
-        outputs[name] = flat_NOP.gather(2, index_NOp).transpose(1, 2).flatten(0, 1)
-
-    handles = [
-        net.get_submodule(layer.name).register_forward_hook(
-            lambda _, __, y, name=layer.name: record(name, y)
-        )
-        for layer in network.layers
-    ]
-    try:
-        net(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return DenseOutputs(images, positions, outputs)
-
-
-@torch.no_grad()
 def reconstruct(
     net: nn.Module,
     dense: DenseOutputs,
@@ -132,7 +99,7 @@ def reconstruct(
 
     Args:
         net: What `spaces.compress.compress` made of the dense network.
-        dense: What `measure_outputs` returned for the dense network.
+        dense: What `evaluators.influence.measure_outputs` returned for the dense network.
         network: What `spaces.groups.analyse` found in the dense network, without the blocks that
             `net` lacks.
         kept: For each channel number whether it is kept, from `spaces.compress.kept_channels`.

@@ -16,7 +16,7 @@ from ultralytics.nn.modules import Conv
 
 from spaces.saliency.objectives import Objective
 
-IMAGES_AT_ONCE = 8
+IMAGES_AT_ONCE = 4  # all maps of these are kept for the way back
 
 
 def blocks(net: nn.Module) -> dict[str, Conv]:

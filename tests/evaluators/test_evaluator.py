@@ -200,7 +200,7 @@ def test_errors_of_a_model_fail_and_bugs_raise(
     damaged: tuple[Evaluator, torch.nn.Module], parts: tuple[Detector, Network]
 ) -> None:
     evaluator, net = damaged
-    with net.model[3].register_forward_pre_hook(raising(RuntimeError("out of memory"))):
+    with net.model[-1].register_forward_pre_hook(raising(RuntimeError("out of memory"))):
         for candidate, restoration in (
             (Candidate(SIZE), "refit"),
             (pruned(parts[1]), "refit"),
@@ -210,7 +210,7 @@ def test_errors_of_a_model_fail_and_bugs_raise(
             result = evaluator.evaluate(candidate, "proxy")
             assert result == Failed("exception", "RuntimeError: out of memory")
     with (
-        net.model[3].register_forward_pre_hook(raising(TypeError("a bug"))),
+        net.model[-1].register_forward_pre_hook(raising(TypeError("a bug"))),
         pytest.raises(TypeError, match="a bug"),
     ):
         evaluator.evaluate(Candidate(SIZE), "proxy")

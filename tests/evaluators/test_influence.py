@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 
 from evaluators.demo import demo_dataset, demo_detector
-from evaluators.influence import influential_positions, measure_influential_outputs
+from evaluators.influence import influential_positions, measure_outputs
 from evaluators.reconstruct import reconstruct
 from spaces.candidate import Candidate
 from spaces.compress import compress, kept_channels
@@ -29,7 +29,7 @@ def test_samples_are_the_dense_outputs_and_serve_the_reconstruction() -> None:
     detector = demo_detector()
     network = analyse(detector, SIZE)
     images = demo_dataset("train", 4).squares(SIZE).float() / 255
-    sampled = measure_influential_outputs(detector.net, network, images)
+    sampled = measure_outputs(detector.net, network, images)
     name = "model.3.conv"
     seen: list[torch.Tensor] = []
     conv = detector.net.get_submodule(name)

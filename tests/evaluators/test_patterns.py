@@ -13,8 +13,9 @@ from evaluators.demo import demo_dataset, demo_detector
 from evaluators.dense import as_input
 from evaluators.detection import detect
 from evaluators.distortion import distortion, reference
+from evaluators.influence import measure_outputs
 from evaluators.patterns import apply_patterns
-from evaluators.reconstruct import measure_outputs, reconstruct
+from evaluators.reconstruct import reconstruct
 from evaluators.refit import Inputs, measure_inputs
 from hw_models.errors import InputError
 from spaces.groups import Network, analyse

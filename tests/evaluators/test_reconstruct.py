@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 from torch import nn
 
 from evaluators.demo import demo_dataset, demo_detector
-from evaluators.reconstruct import DenseOutputs, Method, measure_outputs, reconstruct
+from evaluators.influence import measure_outputs
+from evaluators.reconstruct import DenseOutputs, Method, reconstruct
 from hw_models.errors import InputError
 from spaces.candidate import Candidate
 from spaces.compress import compress, kept_channels
@@ -124,18 +126,34 @@ def test_lost_channels_cost_less(parts: Parts, keep: float) -> None:
     assert error(restored, detector.net) < 0.6 * error(raw, detector.net)
 
 
+def outputs_at(net: nn.Module, network: Network, dense: DenseOutputs) -> dict[str, torch.Tensor]:
+    """Return what a network's convolutions write where the dense one's were sampled."""
+    found: dict[str, torch.Tensor] = {}
+
+    def record(name: str, y: torch.Tensor) -> None:
+        index = dense.positions[name][:, None].expand(-1, y.shape[1], -1)
+        found[name] = y.flatten(2).gather(2, index).transpose(1, 2).flatten(0, 1)
+
+    with ExitStack() as stack, torch.no_grad():
+        for layer in network.layers:
+            hook = lambda _, __, y, name=layer.name: record(name, y)  # noqa: E731
+            stack.enter_context(net.get_submodule(layer.name).register_forward_hook(hook))
+        net(dense.images)
+    return found
+
+
 def test_every_channel_gets_its_dense_mean(parts: Parts) -> None:
     """With channels missing and few bits, at the positions that were looked at."""
     _, network, outputs, scales = parts
     net, kept = sliced(parts, 0.8)
     reconstruct(net, outputs, network, kept, uniform(network, 4, 8), scales)
-    now = measure_outputs(net, network, outputs.images)
+    now = outputs_at(net, network, outputs)
     steps = zip(network.steps, network.writes, strict=True)
     writes = {step.name: torch.from_numpy(kept[channels]) for step, channels in steps}
     dense_state, state = parts[0].net.state_dict(), net.state_dict()
     for layer in network.layers:
         expected = outputs.outputs[layer.name].mean(0)[writes[layer.name]]
-        found = now.outputs[layer.name].mean(0)
+        found = now[layer.name].mean(0)
         mean = layer.name.removesuffix("conv") + "bn.running_mean"
         if mean in state:  # the norm carries the bias
             found = found + dense_state[mean][writes[layer.name]] - state[mean]
