@@ -260,6 +260,7 @@ class Explorer:
         Raises:
             Spent: There were more new genomes than evaluations left; those that fit are scored.
         """
+        genomes_NV = self.problem.space.canonical(np.asarray(genomes_NV))
         new = dict.fromkeys(key for key in map(_key, genomes_NV) if key not in self.scored)
         affordable = set(list(new)[: self.left])
         self._score_new(

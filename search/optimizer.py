@@ -83,6 +83,8 @@ class Optimizer:
         batch: Genomes a generation after the first.
         seed: Seed of all random choices; the same tells give the same asks.
         offspring: Offspring a generation, of which `batch` are asked for; None for `batch`.
+        canonical: Turns genomes [N, V] of the same candidate into the same genome, which is what is
+            asked for; None where there are no such genomes.
 
     Raises:
         ValueError: A seed genome outside its bounds or of the wrong length.
@@ -96,6 +98,7 @@ class Optimizer:
         batch: int,
         seed: int,
         offspring: int | None = None,
+        canonical: Callable[[Genomes], Genomes] | None = None,
     ) -> None:
         seeds_NV = np.asarray(seeds_NV, dtype=np.int64)
         upper_V = np.asarray(upper_V, dtype=np.int64)
@@ -107,6 +110,7 @@ class Optimizer:
             raise ValueError("seeds: a level lies outside 0..upper")
         self._asked: set[bytes] = set()
         self._batch = batch
+        self._canonical = canonical or (lambda genomes_NV: genomes_NV)
         self._pending = set[bytes]()
         self._algorithm = NSGA2(
             pop_size=max(batch, len(seeds_NV)),
@@ -141,7 +145,8 @@ class Optimizer:
         if offspring is not None and len(offspring):
             genomes_NV = np.array(offspring.get("X"), dtype=np.int64)
         if proposals_NV is not None and not first:
-            genomes_NV = self._fresh(np.concatenate([genomes_NV, proposals_NV]))
+            genomes_NV = np.concatenate([genomes_NV, proposals_NV])
+        genomes_NV = self._fresh(self._canonical(genomes_NV))
         if len(genomes_NV) == 0:
             return genomes_NV
         if not first and screen is not None:

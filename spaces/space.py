@@ -257,6 +257,27 @@ class SearchSpace:
             ),
         )
 
+    def canonical(self, genomes_NV: IntArray) -> IntArray:
+        """Return the genomes [N, V] with level 0 for all that lies inside of dropped blocks.
+
+        Genomes are of the same candidate where these are equal.
+        """
+        if not self._insides:
+            return genomes_NV
+        genomes_NV = genomes_NV.copy()
+        for column, inside in self._insides:
+            genomes_NV[np.ix_(genomes_NV[:, column] == 1, inside)] = 0
+        return genomes_NV
+
+    @cached_property
+    def _insides(self) -> list[tuple[int, list[int]]]:
+        """The column of each block that may be dropped, with those of what lies inside of it."""
+        owners = [variable.name.partition(":")[2] for variable in self.variables]
+        return [
+            (column, [v for v, owner in enumerate(owners) if owner.startswith(f"{block}.")])
+            for block, column in self._depth.columns.items()
+        ]
+
     def encode(self, candidate: Candidate) -> IntArray:
         """Return the genome [V] of a candidate.
 

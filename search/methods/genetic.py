@@ -25,6 +25,7 @@ def nsga2(explorer: Explorer) -> None:
         explorer.problem.objective_count,
         BATCH,
         explorer.problem.settings.seed,
+        canonical=explorer.problem.space.canonical,
     )
 
     def tell(genomes_NV: Genomes, F_NM: Floats) -> None:

@@ -68,6 +68,7 @@ def paretrim(explorer: Explorer) -> None:
         BATCH,
         explorer.problem.settings.seed,
         OFFSPRING,
+        explorer.problem.space.canonical,
     )
     volumes = list[float]()
 

@@ -136,3 +136,23 @@ def test_proposals_compete_with_offspring_under_a_screen() -> None:
     assert len(asked) == 12
     assert asked[0].tolist() == [2] * 8
     assert not (asked == 0).all(axis=1).any()
+
+
+def test_genomes_of_the_same_candidate_are_asked_for_once() -> None:
+    """Where the first variable stands at 1, the second makes no difference."""
+
+    def canonical(genomes_NV: np.ndarray) -> np.ndarray:
+        genomes_NV = genomes_NV.copy()
+        genomes_NV[genomes_NV[:, 0] == 1, 1] = 0
+        return genomes_NV
+
+    start = np.zeros((1, 2), dtype=int)
+    optimizer = Optimizer(start, np.array([1, 3]), 2, batch=4, seed=0, canonical=canonical)
+    asked = list[tuple[int, ...]]()
+    for _ in range(30):
+        genomes_NV = optimizer.ask(np.array([[1, 1], [1, 2], [0, 3]]))
+        if len(genomes_NV):
+            asked += map(tuple, genomes_NV.tolist())
+            optimizer.tell(genomes_NV, genomes_NV.astype(float))
+    assert len(asked) == len(set(asked))
+    assert [genome for genome in asked if genome[0] == 1] == [(1, 0)]

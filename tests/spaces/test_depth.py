@@ -104,6 +104,7 @@ def test_decode_and_encode(space: SearchSpace, data: st.DataObject) -> None:
     genome = np.array([data.draw(st.integers(0, upper)) for upper in space.upper])
     candidate = space.decode(genome)
     canonical = space.encode(candidate)
+    assert canonical.tolist() == space.canonical(genome[None])[0].tolist()
     assert space.decode(canonical).digest == candidate.digest
     names = [variable.name for variable in space.variables]
     dropped = {names[v].removeprefix("depth:") for v in np.flatnonzero(genome)
