@@ -179,7 +179,7 @@ class Evaluator:
             RESTORATIONS[self._restoration](dense, net, network, kept)
         if patterns:
             apply_patterns(net, network, kept, patterns, dense.inputs)
-        if _has_low_bits(bits) or len(network.steps) < len(self.network.steps):
+        if _has_low_bits(bits) or network is not self.network:  # blocks were dropped
             quantize(net, {name: (weight_bits, 16) for name, (weight_bits, _) in bits.items()})
             _by_batchnorm(dense, net, network, kept)
 
@@ -223,8 +223,8 @@ class Evaluator:
 
     def _shortened(self, net: nn.Module, candidate: Candidate) -> Forward:
         """Return what runs a candidate's network on the proxy images, from its first change on."""
-        start, maps = first_change(self.network, candidate), self._at(candidate.imgsz).maps
-        if start < FIRST or not maps:
+        start = first_change(self.network, candidate)
+        if start < FIRST or not (maps := self._at(candidate.imgsz).maps):
             return net
         batches = iter(maps)
         return lambda _: run_from(net, start, next(batches))

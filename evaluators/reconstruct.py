@@ -12,11 +12,12 @@ before it) and gets, before it runs:
 2. where it has a sparsity pattern, the weights that are kept, fitted again (`spaces.sparsity`),
 3. where its weights have few bits, the grid and the rounding that cost least with X^T X as Hessian
    (`spaces.quantization.rounding.auto`),
-4. the bias that gives every output channel its dense mean.
+4. the bias that gives every output channel its dense mean there.
 
 The regression as in Channel Pruning (He et al., arXiv 1707.06168), one layer after the other as in
-AdaQuant's sequential mode (Hubara et al., arXiv 2006.10518) and GPTQ. Positions of the output maps
-are sampled; images need no labels.
+AdaQuant's sequential mode (Hubara et al., arXiv 2006.10518) and GPTQ. All this at some positions of
+the output maps, more of them where detections come from (`evaluators.influence`); images need no
+labels.
 
 Axis letters: N images, p positions of one image, P = N * p, I input channels, O kept output
 channels, F features (input channels times taps of the kernel).

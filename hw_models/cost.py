@@ -336,7 +336,7 @@ class Tables:
         noted = real(convs.groups)
         depthwise = (noted == DEPTHWISE) | ((noted > 1) & (noted == channels_in))
         groups = np.where(noted == DEPTHWISE, channels_in, noted)
-        groups = np.maximum(groups, 1)  # of what has no channels
+        groups = np.maximum(groups, 1)  # 0 where there are no channels
         code = _code(np.maximum(convs.weight_bits, convs.act_bits))
         area = real(convs.out_h) * real(convs.out_w)
         pixels = area * real(images)
@@ -366,14 +366,14 @@ class Tables:
         time_us = (self._launch_us[code] + self._depth_us[code] * depth) * part + np.sqrt(
             compute_us * compute_us + memory_us * memory_us
         )
+        if not channels_out.all():  # what a variant lacks
+            time_us = time_us * (channels_out > 0)
         energy_uj = time_us * self.power_w + macs * self._mac_uj[code]
         energy_uj = energy_uj + weights * self._act_bytes[code] * self._weight_byte_uj
         pattern = np.asarray(convs.pattern)
         if pattern.any():
             time_us = time_us * self._pattern_time[pattern]
             energy_uj = energy_uj * self._pattern_energy[pattern]
-        if not channels_out.all():
-            time_us, energy_uj = time_us * (channels_out > 0), energy_uj * (channels_out > 0)
         stored_bits = real(convs.weight_bits) * real(convs.density) + np.where(
             pattern > 0, self._index_bits[pattern], 0
         )

@@ -1,8 +1,8 @@
 """How much each variable costs in accuracy when moved alone: the table all else starts from.
 
 Every variable is probed at some levels on the cheapest rung, from the first layer on that it moves
-(`evaluators.prefix`). What is kept multiplies: the share of
-the squared agreement that a joint change keeps is about the product of what its parts keep, so
+(`evaluators.prefix`). What is kept multiplies: the share of the squared agreement that a joint
+change keeps is about the product of what its parts keep, so
 
     loss = -log(1 - (1 - agreement)^2)
 

@@ -143,21 +143,17 @@ def _start(
     unrounded = replace(candidate, bits=())
     if treatment.splice:  # starts dense and chooses its own masks
         unrounded = replace(unrounded, patterns=())
-    if point.method == METHOD:
+    pruning = None
+    if treatment.gradual:
+        _check_prunable(point)
+        student, untrained = problem.detector, evaluator.build(candidate).net
+        student = replace(student, imgsz=candidate.imgsz)
+        pruning = GradualPruning(evaluator.network, candidate, evaluator.ranking)
+    elif point.method == METHOD:
         model = load_recovered(finished.run, problem, point)
         student, untrained = model.detector, model.simulated()
     else:
         student, untrained = evaluator.build(unrounded), evaluator.build(candidate).net
-    pruning = None
-    if treatment.gradual:
-        if point.method == METHOD or candidate.patterns:
-            found = "was recovered" if point.method == METHOD else "has sparse layers"
-            raise InputError(
-                f"--gradual: {point.id} {found}; expected a point of the search with dense layers.",
-                "Choose another --point, or leave --gradual out.",
-            )
-        student = replace(problem.detector, imgsz=candidate.imgsz)
-        pruning = GradualPruning(evaluator.network, candidate, evaluator.ranking)
     few = Validation(problem.validation.subset(SUBSET_IMAGES), candidate.imgsz)
     bits = {layer: (weight, act) for layer, weight, act in candidate.bits}
     scales = None
@@ -173,6 +169,20 @@ def _start(
         floor=few.measure(untrained).map50_95,
         pruning=pruning,
     )
+
+
+def _check_prunable(point: Point) -> None:
+    """Refuse to prune gradually what is pruned already or has sparse layers.
+
+    Raises:
+        InputError: It is.
+    """
+    if point.method == METHOD or point.candidate.patterns:
+        found = "was recovered" if point.method == METHOD else "has sparse layers"
+        raise InputError(
+            f"--gradual: {point.id} {found}; expected a point of the search with dense layers.",
+            "Choose another --point, or leave --gradual out.",
+        )
 
 
 def default_rate(point: Point, dense: Point) -> float:
