@@ -67,7 +67,7 @@ def test_killed_and_continued_a_recovery_improves_the_pick(searched: Path, tmp_p
     recovered = rows[pick["id"]]
     assert pick["id"].endswith("r")
     assert recovered["method"] == METHOD
-    assert float(recovered["map50_95"]) > float(source["map50_95"])
+    assert float(recovered["map50_95"]) > float(source["map50_95"]) + 0.02
     assert recovered["latency_ms"] == source["latency_ms"]
     assert recovered["digest"] == source["digest"]
     gap = float(recovered["map50_95_exported"]) - float(recovered["map50_95"])
