@@ -17,7 +17,7 @@ from tests.search.conftest import ROOT
 
 EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "docs/python.md").read_text(), re.DOTALL)
 SMALL = {
-    'data="demo",': 'data=DATA, imgsz=128, method="uniform", actors=0,',
+    'data="demo",': 'data=DATA, imgsz=128, method="uniform", actors=0, prune="activation",',
     "evals=400": "evals=6",
     'latency="30ms"': 'latency="90%"',
     "trials=1, epochs=20": "trials=1, epochs=1",
@@ -42,7 +42,7 @@ def test_the_examples_of_the_documentation_run(
         text = text.replace(large, small)
     exec(text, names)  # noqa: S102 - our own documentation
     run = Path("runs/search/exp")
-    # the same search by the command line has the same front
+    # the same search by the command line, its options those of SMALL, has the same front
     expected = load_front(searched).points
     assert names["front"].points == tuple(_moved(point, run) for point in expected)
     assert names["file"].path.is_file()
