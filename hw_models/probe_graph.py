@@ -22,8 +22,6 @@ from hw_models.workload import ConvShape, OpKind, OtherOp, Workload, with_siblin
 
 BASELINE_BITS = 32
 OPSET, IR_VERSION = 17, 8
-PICTURE = 3
-"""Channels of an input that stays in float, see `spaces.cpu_form`."""
 REG_MAX = 16
 """Bins of each side of a box in a YOLOv5u head (distribution focal loss, arXiv 2006.04388)."""
 _STEPS = (0.04, 0.06)
@@ -93,8 +91,7 @@ class ProbeGraph:
         )  # fmt: skip
         self._convs.append((name, (channels, x.channels, kernel), int8))
         pad = (kernel - 1) // 2 if kernel % 2 else (kernel - stride) // 2
-        rounded = int8 and (x.channels > PICTURE or x.name != self.image.name)
-        inputs = [self._round(x.name) if rounded else x.name, f"{name}.weight", f"{name}.bias"]
+        inputs = [self._round(x.name) if int8 else x.name, f"{name}.weight", f"{name}.bias"]
         self._node("Conv", inputs, name, pads=[pad] * 4, strides=[stride] * 2)
         result = Map(self._round(name) if int8 else name, channels, rows, frozenset({number}))
         return result if plain else self._silu(result)

@@ -35,7 +35,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ultralytics.nn.modules import DFL, Conv
 
 from hw_models.errors import InputError
-from spaces.cpu_form import Grid, calibrate_grids, rounded_tensors
+from spaces.cpu_form import PICTURE_WEIGHT_BITS, Grid, calibrate_grids, rounded_tensors
 from spaces.model import Detector
 from spaces.quantization.calibrators import weight_scales
 from spaces.quantization.grid import (
@@ -125,9 +125,9 @@ def export_onnx_cpu(
 ) -> None:
     """Write a detector as an ONNX file that ONNX Runtime runs in integers on a CPU.
 
-    As `export_onnx`, but with 8-bit activations as `spaces.cpu_form` says. There are no integer
-    kernels for fewer bits: weights of up to 4 bits take as much as 8-bit ones, activations of fewer
-    than 8 bits get 8.
+    As `export_onnx`, but with 8-bit activations as `spaces.cpu_form` says, and 7-bit weights where
+    the picture is read. There are no integer kernels for fewer bits: weights of up to 4 bits take
+    as much as 8-bit ones, activations of fewer than 8 bits get 8.
 
     Args:
         detector: See `export_onnx`.
@@ -140,7 +140,9 @@ def export_onnx_cpu(
         InputError: If a name is no convolution, or a width has no grid.
     """
     bits = bits or {}
-    model, graph, convolutions = _few_bit_weights(detector, imgsz, bits, smallest=5)
+    model, graph, convolutions = _few_bit_weights(
+        detector, imgsz, bits, smallest=5, of_picture=PICTURE_WEIGHT_BITS
+    )
     _finish(model, graph, detector.names, imgsz)
     integer = {
         node.output[0]: name
@@ -151,9 +153,8 @@ def export_onnx_cpu(
     tensors = rounded_tensors(graph.nodes, integer)
     grids = calibrate_grids(model, tensors, images.contiguous().numpy())
     for node in graph.nodes[:]:
-        if node.output[0] not in integer or node.input[0] not in grids:
-            continue  # float, or reads the picture
-        _round_bias(graph, node, integer[node.output[0]], grids[node.input[0]].step)
+        if node.output[0] in integer:
+            _round_bias(graph, node, integer[node.output[0]], grids[node.input[0]].step)
     for tensor in tensors:
         _round_tensor(graph, tensor, grids[tensor])
     _finish(model, graph, detector.names, imgsz)
@@ -161,11 +162,16 @@ def export_onnx_cpu(
 
 
 def _few_bit_weights(
-    detector: Detector, imgsz: int, bits: Mapping[str, tuple[int, int]], smallest: int = 2
+    detector: Detector,
+    imgsz: int,
+    bits: Mapping[str, tuple[int, int]],
+    smallest: int,
+    of_picture: int = 8,
 ) -> tuple[onnx.ModelProto, _Graph, dict[str, onnx.NodeProto]]:
     """Return a model with float activations, its graph, and its Conv nodes by module name.
 
-    Weights are stored with `smallest` bits where they have fewer.
+    Few-bit weights are stored with at least `smallest` bits; those that the picture is multiplied
+    with are rounded to `of_picture` bits at most.
     """
     for name in bits:
         find_convolution(detector.net, name)
@@ -177,6 +183,8 @@ def _few_bit_weights(
     convolutions = dict(zip(shared_inputs(net), nodes, strict=True))  # both in execution order
     for name, node in convolutions.items():
         conv, (weight_bits, _) = find_convolution(detector.net, name), bits.get(name, DEFAULT_BITS)
+        if is_quantized(weight_bits) and node.input[0] == model.graph.input[0].name:
+            weight_bits = min(weight_bits, of_picture)
         _store_weight(graph, node, name, conv, weight_bits, smallest)
     return model, graph, convolutions
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import onnx
 import onnxruntime
-from torch import nn
 
 from spaces.export import OnnxDetector, export_onnx_cpu
 from spaces.formats.interface import Compressed, Format, Run
@@ -35,12 +34,6 @@ class OnnxCpu(Format):
     def load(self, path: Path) -> Run:
         """See Format."""
         return OnnxDetector(path)
-
-    def promised_integer_convolutions(self, model: Compressed) -> int:
-        """Count the layers in integers but the one that reads the picture (`spaces.cpu_form`)."""
-        modules = model.detector.net.named_modules()
-        first = next(name for name, module in modules if isinstance(module, nn.Conv2d))
-        return len(model.integer_layers - {first})
 
     def integer_convolutions(self, path: Path) -> int:
         """Count integer convolutions in the graph that ONNX Runtime makes of the file."""
