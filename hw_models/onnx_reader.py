@@ -287,6 +287,7 @@ class _Reader:
     producer: dict[str, Any] = field(default_factory=dict)
     uses: Counter[str] = field(default_factory=Counter)
     rounded: Counter[str] = field(default_factory=Counter)
+    blocks: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     uncosted: set[str] = field(default_factory=set)
     layers: list[ConvShape | OtherOp] = field(default_factory=list)
@@ -312,7 +313,7 @@ class _Reader:
             elif node.op_type in PRODUCTS:
                 self.read_by[len(self.layers)] = self._origin(node.input[0])
                 self.layers.append(self._product(node))
-            elif node.op_type not in _FREE:
+            elif node.op_type not in _FREE and node.output[0] not in self.blocks:
                 self._move(node)
         self._decode(decoding)
         self._warn_unknown(graph)
@@ -375,6 +376,10 @@ class _Reader:
             inputs = [name for name in node.input if name]
             if node.op_type in {"Shape", "Size"} or all(x in self.constants for x in inputs):
                 self.constants.update(node.output)
+            if node.op_type == "Conv" and _attributes(node).get("group", 1) == 1:
+                source = self.producer.get(self._origin(node.input[0]))
+                if source is not None and source.op_type == "SpaceToDepth":
+                    self.blocks[source.output[0]] = _attributes(source)["blocksize"]
 
     def _pointwise_groups(self, graph: Any) -> dict[int, list[Any]]:
         """Group elementwise nodes that one kernel computes.
@@ -490,8 +495,11 @@ class _Reader:
             # Every input pixel is multiplied with the whole kernel.
             out_h, out_w, stride = source[1], source[2], (1, 1)
         groups = int(attributes.get("group", 1))
+        # What reads blocks as channels is a larger kernel with a larger stride.
+        block = self.blocks.get(self._origin(node.input[0]), 1)
         return ConvShape(
-            _name(node), source[0], out_channels, (kernel[0], kernel[1]), (stride[0], stride[1]),
+            _name(node), source[0] // block**2, out_channels,
+            (kernel[0] * block, kernel[1] * block), (stride[0] * block, stride[1] * block),
             groups, out_h, out_w,
         )  # fmt: skip
 

@@ -89,9 +89,14 @@ class ProbeGraph:
             ),
             x.name,
         )  # fmt: skip
-        self._convs.append((name, (channels, x.channels, kernel), int8))
         pad = (kernel - 1) // 2 if kernel % 2 else (kernel - stride) // 2
-        inputs = [self._round(x.name) if int8 else x.name, f"{name}.weight", f"{name}.bias"]
+        source, inside = x.name, x.channels
+        if int8 and x.name == self.image.name and stride == 2 and not kernel % 2 and not pad % 2:
+            # as integer files read a picture, see `spaces.cpu_form`
+            source = self._node("SpaceToDepth", [source], f"{source}.blocks", blocksize=2)
+            inside, kernel, stride, pad = 4 * inside, kernel // 2, 1, pad // 2
+        self._convs.append((name, (channels, inside, kernel), int8))
+        inputs = [self._round(source) if int8 else source, f"{name}.weight", f"{name}.bias"]
         self._node("Conv", inputs, name, pads=[pad] * 4, strides=[stride] * 2)
         result = Map(self._round(name) if int8 else name, channels, rows, frozenset({number}))
         return result if plain else self._silu(result)

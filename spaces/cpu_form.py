@@ -13,14 +13,17 @@ costs all accuracy.
 
 The picture has 8 bits already: its grid loses nothing. CPUs without VNNI add products of two
 neighbouring bytes in 16 bits. A bright picture times 8-bit weights overflows them (an activation
-times such weights hardly ever does), so the convolution that reads it gets weights of 7 bits. In
-float32 it took 17 % of the time of YOLOv5nu at 320 px, in integers 11 % (AVX2).
+times such weights hardly ever does), so the convolution that reads it gets weights of 7 bits. Where
+it has a stride of 2, as in every YOLOv5, it reads blocks of 2x2 pixels as channels, the same
+numbers in another order: kernels copy 12 neighbouring bytes faster than 3. Of YOLOv5nu at 320 px it
+takes 17 % of the time in float32, 11 % in integers, 6 % by blocks (AVX2).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -68,6 +71,8 @@ OF_SIGMOID = Grid(1 / 256, 0)
 OF_PICTURE = Grid(1 / LEVELS, 0)
 PICTURE_WEIGHT_BITS = 7
 """Of the weights that a picture is multiplied with: 2 x 255 x 63 fits into 16 bits."""
+BLOCK = 2
+"""Rows and columns of the picture's pixels that are read as channels."""
 
 
 def rounded_tensors(nodes: Iterable[onnx.NodeProto], convolutions: Collection[str]) -> list[str]:
@@ -107,12 +112,14 @@ def calibrate_grids(
     """
     writers = {tensor: node for node in model.graph.node for tensor in node.output}
     into_silu = {node.input[0] for node in model.graph.node if node.op_type == "Sigmoid"}
-    samples = _sample(model, [name for name in tensors if name in writers], images)
-    grids: dict[str, Grid] = {}
-    for name in tensors:
-        if name not in writers:
-            grids[name] = OF_PICTURE
-            continue
+    grids = {
+        name: OF_PICTURE
+        for name in tensors
+        if name not in writers or writers[name].op_type == "SpaceToDepth"
+    }
+    others = [name for name in tensors if name not in grids]
+    samples = _sample(model, others, images)
+    for name in others:
         writer = writers[name]
         if writer.op_type == "Sigmoid":
             grids[name] = OF_SIGMOID
@@ -121,6 +128,21 @@ def calibrate_grids(
         else:
             grids[name] = _best_grid(samples[name], through_silu=name in into_silu)
     return grids
+
+
+def blocked_weight(weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the weight for a map's blocks that does what another does for the map, with stride 2.
+
+    Args:
+        weight: [O, I, kh, kw], kh and kw even.
+
+    Returns:
+        [O, 4 I, kh / 2, kw / 2], in the order of channels of ONNX's SpaceToDepth.
+    """
+    outputs, inputs, rows, columns = weight.shape
+    rows, columns = rows // BLOCK, columns // BLOCK
+    blocks = weight.reshape(outputs, inputs, rows, BLOCK, columns, BLOCK)
+    return blocks.transpose(0, 3, 5, 1, 2, 4).reshape(outputs, BLOCK**2 * inputs, rows, columns)
 
 
 def _sample(

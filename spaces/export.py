@@ -35,7 +35,14 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ultralytics.nn.modules import DFL, Conv
 
 from hw_models.errors import InputError
-from spaces.cpu_form import PICTURE_WEIGHT_BITS, Grid, calibrate_grids, rounded_tensors
+from spaces.cpu_form import (
+    BLOCK,
+    PICTURE_WEIGHT_BITS,
+    Grid,
+    blocked_weight,
+    calibrate_grids,
+    rounded_tensors,
+)
 from spaces.model import Detector
 from spaces.quantization.calibrators import weight_scales
 from spaces.quantization.grid import (
@@ -143,12 +150,15 @@ def export_onnx_cpu(
     model, graph, convolutions = _few_bit_weights(
         detector, imgsz, bits, smallest=5, of_picture=PICTURE_WEIGHT_BITS
     )
-    _finish(model, graph, detector.names, imgsz)
     integer = {
         node.output[0]: name
         for name, node in convolutions.items()
         if all(is_quantized(width) for width in bits.get(name, DEFAULT_BITS))
     }
+    for name, node in convolutions.items():
+        if node.output[0] in integer and node.input[0] == model.graph.input[0].name:
+            _read_blocks(graph, node, f"{name}.weight_int8")
+    _finish(model, graph, detector.names, imgsz)
     graph = _Graph(list(model.graph.node), {x.name: x for x in model.graph.initializer})
     tensors = rounded_tensors(graph.nodes, integer)
     grids = calibrate_grids(model, tensors, images.contiguous().numpy())
@@ -187,6 +197,21 @@ def _few_bit_weights(
             weight_bits = min(weight_bits, of_picture)
         _store_weight(graph, node, name, conv, weight_bits, smallest)
     return model, graph, convolutions
+
+
+def _read_blocks(graph: _Graph, node: onnx.NodeProto, weight: str) -> None:
+    """Let a Conv node of stride 2 read blocks of its input as channels, if its kernel is even."""
+    known = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+    sizes = [*known["kernel_shape"], *known["pads"]]
+    is_plain = known["dilations"] == [1, 1] and known["group"] == 1
+    if known["strides"] != [BLOCK] * 2 or not is_plain or any(size % BLOCK for size in sizes):
+        return
+    blocks = graph.insert(node, "SpaceToDepth", [node.input[0]], blocksize=BLOCK)
+    node.input[0] = blocks
+    graph.constant(weight, blocked_weight(numpy_helper.to_array(graph.initializers[weight])))
+    for entry in node.attribute:
+        if entry.name in ("kernel_shape", "pads", "strides"):
+            entry.ints[:] = [size // BLOCK for size in entry.ints]
 
 
 def _own_constants(graph: _Graph) -> None:

@@ -138,6 +138,21 @@ def test_depthwise_and_transposed_convolutions(tmp_path: Path) -> None:
     assert transposed.macs == 36 * 8 * 4 * 4
 
 
+def test_blocks_read_as_channels_are_a_larger_stride(tmp_path: Path) -> None:
+    blocks = helper.make_node("SpaceToDepth", ["x"], ["b"], name="b", blocksize=2)
+    weights = [weight("w", 16, 12, 3, 3), weight("v", 16, 3, 6, 6)]
+    nodes = [blocks, conv("b", "y", "w", pads=[1] * 4)]
+    strided = [conv("x", "y", "v", 2, pads=[2] * 4)]
+    found = read_onnx(save(tmp_path / "b.onnx", nodes, weights, [1, 3, 32, 48]))
+    expected = read_onnx(save(tmp_path / "s.onnx", strided, weights, [1, 3, 32, 48]))
+    assert found.workload == expected.workload
+    grouped = [blocks, conv("b", "y", "g", group=12, pads=[1] * 4)]
+    apart = read_onnx(
+        save(tmp_path / "g.onnx", grouped, [weight("g", 12, 1, 3, 3)], [1, 3, 32, 48])
+    )
+    assert kinds(apart) == ["copy", "conv"]
+
+
 def quantised(tmp_path: Path) -> Path:
     def pair(tensor: str, out: str) -> list[onnx.NodeProto]:
         return [

@@ -14,10 +14,19 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, numpy_helper
+from torch.nn import functional
 
 from evaluators.demo import demo_dataset, demo_detector
 from hw_models.errors import InputError
-from spaces.cpu_form import LEVELS, OF_PICTURE, OF_SIGMOID, Grid, _best_grid, rounded_tensors
+from spaces.cpu_form import (
+    LEVELS,
+    OF_PICTURE,
+    OF_SIGMOID,
+    Grid,
+    _best_grid,
+    blocked_weight,
+    rounded_tensors,
+)
 from spaces.export import OnnxDetector, export_onnx, export_onnx_cpu
 from spaces.model import Detector
 from spaces.quantization import quantize
@@ -58,7 +67,8 @@ def integers(file: Path, layer: str) -> npt.NDArray[np.int8]:
     stored = {x.name: x for x in onnx.load(file).graph.initializer}
     weight = stored[f"{layer}.weight_int8"]
     assert weight.data_type == TensorProto.INT8
-    return numpy_helper.to_array(weight)
+    values: npt.NDArray[np.int8] = numpy_helper.to_array(weight)
+    return values
 
 
 def executed_ops(path: Path, folder: Path) -> Counter[str]:
@@ -135,8 +145,46 @@ def test_the_decoding_gets_no_grid(file: Path) -> None:
 
 
 def test_the_grid_of_the_picture_loses_nothing() -> None:
-    picture = np.arange(256, dtype=np.float32) / 255
+    picture = (np.arange(256) / 255).astype(np.float32)
     assert OF_PICTURE.round(picture) == pytest.approx(picture, abs=1e-6)
+
+
+def test_the_picture_is_read_in_blocks(file: Path) -> None:
+    model = onnx.load(file)
+    readers = [node.op_type for node in model.graph.node if "images" in node.input]
+    assert readers == ["SpaceToDepth"]
+    assert integers(file, "model.0.conv").shape[1:] == (12, 3, 3)
+
+
+@pytest.mark.parametrize(("kernel", "pad"), [(6, 2), (4, 0), (2, 0)])
+def test_a_weight_for_blocks_does_the_same(kernel: int, pad: int) -> None:
+    random = torch.Generator().manual_seed(0)
+    images = torch.rand(2, 3, 32, 32, generator=random)
+    weight = torch.rand(5, 3, kernel, kernel, generator=random)
+    blocked = torch.from_numpy(blocked_weight(weight.numpy()))
+    # PyTorch's order of channels: those of the map, then rows and columns within the block
+    order = [channel * 4 + pixel for pixel in range(4) for channel in range(3)]
+    blocks = functional.pixel_unshuffle(images, 2)[:, order]
+    found = functional.conv2d(blocks, blocked, padding=pad // 2)
+    assert torch.allclose(
+        found, functional.conv2d(images, weight, stride=2, padding=pad), atol=1e-5
+    )
+
+
+def test_a_picture_that_is_read_otherwise_is_read_as_it_is(
+    detector: Detector, images: torch.Tensor, tmp_path: Path
+) -> None:
+    net = copy.deepcopy(detector)
+    stem = net.net.get_submodule("model.0.conv")
+    assert isinstance(stem, torch.nn.Conv2d)
+    stem.weight = torch.nn.Parameter(stem.weight[:, :, 1:, 1:].contiguous())
+    stem.kernel_size, stem.padding = (5, 5), (2, 2)
+    path = tmp_path / "m.onnx"
+    export_onnx_cpu(net, IMGSZ, path, images, {"model.0.conv": (8, 8), "model.1.conv": (8, 8)})
+    assert integers(path, "model.0.conv").shape[1:] == (3, 5, 5)
+    with torch.no_grad():
+        expected = net.net(images[:1]).numpy()
+    assert np.abs(OnnxDetector(path)(images[:1].numpy()) - expected)[:, 4:].mean() < 2e-3
 
 
 def test_no_sum_over_a_bright_picture_overflows_16_bits(file: Path, detector: Detector) -> None:
