@@ -1,7 +1,8 @@
 """What does a network cost on a device? Numpy only: no torch, no ray.
 
 workload.py      ConvShape, Workload, WorkloadBatch: what a cost model is asked about
-onnx_reader.py   any ONNX file -> Workload; onnx_decoding.py finds what decodes boxes in it
+onnx_reader.py   any ONNX file -> Workload; onnx_shapes.py loads it and infers shapes,
+                 onnx_decoding.py finds what decodes boxes in it
 networks.py      the networks of the measured rows (measurements/networks.csv) -> Workload
 device.py        profiles: capabilities, power modes, fitted coefficients (devices/*.yaml)
 cost.py          CostModel: latency with interval, energy, size, one value a layer and the sum
