@@ -50,8 +50,9 @@ from hw_models.measurement import MeasureProtocol, precision_of
 from hw_models.pool import DevicePool
 from search.measure import RULES
 from search.run_folder import RunFolder
-from spaces.export import OnnxDetector, export_onnx
+from spaces.export import export_onnx
 from spaces.model import load_detector
+from spaces.onnx_detector import OnnxDetector
 
 CALIBRATION_IMAGES = 64
 PROTOCOL = MeasureProtocol(warm_up=3, repeat=15, min_time_s=0.25, idle_s=0.0)

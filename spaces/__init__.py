@@ -13,7 +13,7 @@
 | `compress` | a really smaller network of a candidate |
 | `sparsity` | which weights of a layer are kept, and what those become |
 | `quantization` | fewer bits for weights and activations |
-| `export` | the compressed network as an ONNX file |
+| `export`, `onnx_detector` | the compressed network as an ONNX file, and running it |
 | `cpu_form` | few-bit activations as ONNX Runtime's CPU kernels want them |
 """
 

@@ -1,4 +1,4 @@
-"""A compressed detector as an ONNX file, and running such a file.
+"""A compressed detector as an ONNX file; `spaces.onnx_detector` runs it.
 
 The float network is exported with batch norms folded; then the graph is edited with onnx helpers:
 
@@ -27,14 +27,12 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ultralytics.nn.modules import DFL, Conv
 
-from hw_models.errors import InputError
 from spaces.cpu_form import (
     BLOCK,
     PICTURE_WEIGHT_BITS,
@@ -398,43 +396,3 @@ def _finish(model: onnx.ModelProto, graph: _Graph, names: Sequence[str], imgsz: 
     metadata = {"names": json.dumps(list(names)), "imgsz": str(imgsz), "paretrim": writer}
     helper.set_model_props(model, metadata)
     onnx.checker.check_model(model, full_check=True)
-
-
-class OnnxDetector:
-    """An exported detector, run by onnxruntime on the CPU.
-
-    Args:
-        path: What `export_onnx` or `export_onnx_cpu` wrote.
-        threads: Threads of one call.
-        in_float: Compute in float what lies between a DequantizeLinear and the next
-            QuantizeLinear, to the last digits what `export_onnx` promises. Otherwise onnxruntime
-            fuses such parts into its integer kernels, whose sums saturate at 16 bits on a CPU
-            without VNNI; `export_onnx_cpu` keeps clear of that, `export_onnx` does not.
-
-    Raises:
-        InputError: If the file cannot be loaded or was not written by `export_onnx`.
-    """
-
-    def __init__(self, path: Path, threads: int = 1, in_float: bool = False) -> None:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.disable_quant_qdq", str(int(in_float)))
-        try:
-            self.session = onnxruntime.InferenceSession(
-                path.read_bytes(), options, providers=["CPUExecutionProvider"]
-            )
-            metadata = self.session.get_modelmeta().custom_metadata_map
-            self.names = tuple(json.loads(metadata["names"]))
-            self.imgsz = int(metadata["imgsz"])
-        except Exception as error:  # onnxruntime raises a dozen unrelated classes
-            raise InputError(
-                f"The model {path} cannot be run: expected an ONNX file written by paretrim, got"
-                f" {type(error).__name__}: {error}.",
-                "Export it again.",
-            ) from error
-
-    def __call__(self, images: FloatArray) -> FloatArray:
-        """Detect on images [1, 3, imgsz, imgsz] in 0..1; return [1, 4 + nc, A]."""
-        return self.session.run(None, {"images": images})[0]

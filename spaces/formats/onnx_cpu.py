@@ -8,9 +8,10 @@ from pathlib import Path
 import onnx
 import onnxruntime
 
-from spaces.export import OnnxDetector, export_onnx_cpu
+from spaces.export import export_onnx_cpu
 from spaces.formats.interface import Compressed, Format, Run
 from spaces.formats.onnx_tensorrt import suppress
+from spaces.onnx_detector import OnnxDetector
 
 INTEGER_OPS = {"QLinearConv", "ConvInteger"}
 

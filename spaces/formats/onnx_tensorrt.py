@@ -9,9 +9,10 @@ from pathlib import Path
 
 import onnx
 
-from spaces.export import OnnxDetector, export_onnx
+from spaces.export import export_onnx
 from spaces.formats.interface import Compressed, Format, Run
 from spaces.formats.suppression import add_suppression
+from spaces.onnx_detector import OnnxDetector
 
 LEAF = "DequantizeLinear"
 

@@ -18,9 +18,10 @@ from pathlib import Path
 import onnx
 
 from hw_models.errors import InputError
-from spaces.export import OnnxDetector, export_onnx, folded
+from spaces.export import export_onnx, folded
 from spaces.formats.interface import Compressed, Format, Run
 from spaces.formats.onnx_tensorrt import OnnxTensorRT, suppress
+from spaces.onnx_detector import OnnxDetector
 from spaces.quantization.sharing import shared_inputs
 
 SMALLEST_BITS = 5  # trtexec of JetPack 4 and 5 reads no 4-bit integers

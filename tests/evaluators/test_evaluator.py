@@ -15,10 +15,10 @@ from evaluators.score import Failed, Score
 from hw_models.errors import InputError
 from spaces.candidate import Candidate
 from spaces.compress import compress
-from spaces.export import OnnxDetector
 from spaces.formats import FORMATS
 from spaces.groups import Network, analyse
 from spaces.model import Detector, load_detector
+from spaces.onnx_detector import OnnxDetector
 from spaces.saliency import rank
 
 SIZE = 96  # of the demo's 320: quick, and it still sees something

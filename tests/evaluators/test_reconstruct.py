@@ -17,9 +17,10 @@ from evaluators.reconstruct import DenseOutputs, Method, reconstruct
 from hw_models.errors import InputError
 from spaces.candidate import Candidate
 from spaces.compress import compress, kept_channels
-from spaces.export import OnnxDetector, export_onnx
+from spaces.export import export_onnx
 from spaces.groups import Network, analyse
 from spaces.model import Detector, load_detector
+from spaces.onnx_detector import OnnxDetector
 from spaces.quantization import ActivationScales, calibrate_activations, quantize
 from spaces.quantization.calibrators import weight_scales
 from spaces.quantization.grid import integer_weights

@@ -27,7 +27,7 @@ from search.recover.trials import Payload, Start, default_rate, trial_configs
 from search.recover.tuning import AshaByPoint, tune_points
 from search.recover.wish import Treatment, Wish
 from search.run_folder import RunFolder
-from spaces.export import OnnxDetector
+from spaces.onnx_detector import OnnxDetector
 from tests.search.conftest import IMGSZ, ROOT, answered, call, paretrim
 from tests.search.test_cli import assert_one_paragraph
 

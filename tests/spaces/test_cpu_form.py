@@ -27,8 +27,9 @@ from spaces.cpu_form import (
     blocked_weight,
     rounded_tensors,
 )
-from spaces.export import OnnxDetector, export_onnx, export_onnx_cpu
+from spaces.export import export_onnx, export_onnx_cpu
 from spaces.model import Detector
+from spaces.onnx_detector import OnnxDetector
 from spaces.quantization import quantize
 
 IMGSZ = 160

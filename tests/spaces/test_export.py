@@ -23,9 +23,10 @@ from hw_models.device import load_profile
 from hw_models.errors import InputError
 from hw_models.onnx_reader import read_onnx
 from spaces.compress import compress
-from spaces.export import OnnxDetector, export_onnx
+from spaces.export import export_onnx
 from spaces.groups import Network, analyse
 from spaces.model import Detector
+from spaces.onnx_detector import OnnxDetector
 from spaces.quantization import ActivationScales, calibrate_activations, quantize
 from spaces.quantization.grid import input_scale
 from spaces.saliency.ranking import rank

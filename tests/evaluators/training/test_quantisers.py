@@ -16,8 +16,9 @@ from evaluators.training.method import Method
 from evaluators.training.nipq import Nipq, NoisyGrid, whole_bits
 from evaluators.training.trainer import Plan, Training
 from hw_models.errors import InputError
-from spaces.export import OnnxDetector, export_onnx
+from spaces.export import export_onnx
 from spaces.model import Detector
+from spaces.onnx_detector import OnnxDetector
 from spaces.quantization.calibrate import calibrate_activations
 from spaces.quantization.calibrators import weight_scales
 from spaces.quantization.grid import ActivationScales
