@@ -7,9 +7,9 @@ yolov5nu, one thread: ONNX Runtime in FP32, its static quantisation of all ops, 
 decoding of boxes and of convolutions only (uint8 activations, int8 weights of each channel, the
 calibrator's defaults), OpenVINO in FP32 and quantised by NNCF without the decoding
 (`pip install .[benchmarks]`; OpenVINO misreads NNCF's ONNX files, so this one is in its own format
-and timed here, not by a worker), and the front of finished runs (`--run`: their folders; only
-exported files of the same input size count, which are the picks and what was measured with
-`--measure-on`).
+and timed here, not by a worker), and the front of finished runs (`--run`: their folders; what
+was exported counts, which are the picks and what was measured with `--measure-on`, of the same
+input size or a smaller one).
 Live workers on loopback time all files in turns. A speed-up is the time of ONNX Runtime's FP32 over
 the file's own: of the fastest turn of each, which nothing disturbed, and beside it ("in turns") the
 median of what it was in each turn. mAP50-95 is that of the file in its own runtime, on the data
@@ -68,6 +68,7 @@ class Way:
 
     name: str
     path: Path
+    imgsz: int
     runtime: str = "onnxruntime"
 
 
@@ -90,7 +91,7 @@ def quick_ways(weights: Path, imgsz: int, images: Images, folder: Path) -> Itera
     names = [n for n, m in detector.net.named_modules() if isinstance(m, torch.nn.Conv2d)]
     full = {name: (32, 32) for name in names if "dfl" not in name}
     export_onnx(detector, imgsz, dense, full)
-    yield Way(FP32, dense)
+    yield Way(FP32, dense, imgsz)
     decoding = decoding_nodes(onnx.load(dense))
     for name, ops, left_out in (
         ("all ops", None, []),
@@ -99,12 +100,12 @@ def quick_ways(weights: Path, imgsz: int, images: Images, folder: Path) -> Itera
     ):
         path = folder / f"ort-{name.replace(' ', '-')}-{imgsz}.onnx"
         _quantize_static(dense, path, images, ops, left_out)
-        yield Way(f"ONNX Runtime static INT8, {name}", path)
-    yield Way("OpenVINO FP32", dense, "openvino")
+        yield Way(f"ONNX Runtime static INT8, {name}", path, imgsz)
+    yield Way("OpenVINO FP32", dense, imgsz, "openvino")
     if importlib.util.find_spec("nncf") is not None:
         path = folder / f"nncf-{imgsz}.xml"
         _quantize_nncf(dense, path, images, decoding)
-        yield Way("OpenVINO INT8 by NNCF, mixed", path, "openvino")
+        yield Way("OpenVINO INT8 by NNCF, mixed", path, imgsz, "openvino")
 
 
 def decoding_nodes(model: onnx.ModelProto) -> list[str]:
@@ -155,19 +156,19 @@ def _copy_metadata(source: Path, path: Path) -> None:
 
 
 def of_run(run: Path, imgsz: int) -> Iterator[Way]:
-    """Yield the points of a finished run's front that have a file, at an input size."""
+    """Yield the points of a finished run's front that have a file, up to an input size."""
     folder = RunFolder(run)
     with folder.front.open() as file:
-        rows = [row for row in csv.DictReader(file) if row["imgsz"] == str(imgsz)]
+        rows = [row for row in csv.DictReader(file) if int(row["imgsz"]) <= imgsz]
     for row in rows:
         files = (folder.measured / f"{row['digest']}.onnx", run / f"models/{row['id']}/model.onnx")
         path = next((path for path in files if path.is_file()), None)
         if path is not None and row["id"] != "dense":
             meets = f", meets {row['meets']}" if row["meets"] else ""
-            yield Way(f"paretrim {run.name} {row['id']}{meets}", path)
+            yield Way(f"paretrim {row['id']}, {row['imgsz']} px{meets}", path, int(row["imgsz"]))
 
 
-def turns(ways: Sequence[Way], imgsz: int, rounds: int) -> list[list[float]]:
+def turns(ways: Sequence[Way], rounds: int) -> list[list[float]]:
     """Time all files in turns, on live workers but for OpenVINO's own format.
 
     Returns:
@@ -183,7 +184,7 @@ def turns(ways: Sequence[Way], imgsz: int, rounds: int) -> list[list[float]]:
             pools[runtime] = pool
         for way in ways:
             if way.path.suffix == ".xml":
-                clocks.append(partial(_timed_here, _openvino(way.path), imgsz))
+                clocks.append(partial(_timed_here, _openvino(way.path), way.imgsz))
                 continue
             data = way.path.read_bytes()
             protocol = replace(PROTOCOL, precision=precision_of(data))
@@ -208,14 +209,15 @@ def _timed_here(forward: Callable[[Images], Any], imgsz: int) -> float:
     return statistics.median(samples_ms)
 
 
-def map50_95(way: Way, data: Dataset, imgsz: int) -> float:
+def map50_95(way: Way, data: Dataset) -> float:
     """Score a file in its own runtime."""
     forward = _openvino(way.path) if way.runtime == "openvino" else OnnxDetector(way.path)
     detections = []
     for index in range(len(data)):
-        image = as_input(data.squares(imgsz, slice(index, index + 1))).contiguous().numpy()
+        square = data.squares(way.imgsz, slice(index, index + 1))
+        image = as_input(square).contiguous().numpy()
         detections += detect(torch.from_numpy(np.asarray(forward(image))))
-    score = score_detections(detections, data, imgsz)
+    score = score_detections(detections, data, way.imgsz)
     return score.map50_95
 
 
@@ -235,8 +237,8 @@ def compare(
     weights = options.shared / "weights/yolov5nu.pt"
     ways = [*quick_ways(weights, imgsz, images, folder)]
     ways += [way for run in options.run for way in of_run(run, imgsz)]
-    times_RW = np.array(turns(ways, imgsz, options.rounds))
-    accuracies = [map50_95(way, data, imgsz) for way in ways]
+    times_RW = np.array(turns(ways, options.rounds))
+    accuracies = [map50_95(way, data) for way in ways]
     title = f"yolov5nu, {imgsz} px, one thread, {len(data)} images, {options.rounds} turns"
     table = Table("", "ms", "speed-up", "in turns", "mAP50-95", "kept", title=title)
     fastest_W = times_RW.min(axis=0)
