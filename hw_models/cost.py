@@ -406,6 +406,8 @@ class Tables:
 
 def _op_bytes(kind: OpKind, profile: DeviceProfile, bits: int) -> float:
     """Return the bytes an op moves for each element it reads or writes."""
+    if kind == "convert":
+        return profile.traffic.get(kind, 0.0) * bits / 8
     if kind not in profile.plugins:
         return profile.traffic["activation" if kind in ACTIVATIONS else kind] * bits / 8
     # In FP32, after reading and writing everything to change the format, and again to change back.
@@ -415,11 +417,14 @@ def _op_bytes(kind: OpKind, profile: DeviceProfile, bits: int) -> float:
 def _op_launches(kind: OpKind, profile: DeviceProfile, bits: int) -> int:
     """Return the kernels an op starts.
 
-    An addition is part of the convolution before it; decoding takes about ten kernels for three
+    An addition is part of the convolution before it; so is a change of format, unless the profile
+    says what share of its bytes moves; decoding takes about ten kernels for three
     maps: runtimes fuse its arithmetic, not the joining, moving and softmax in between.
     """
     if kind in profile.plugins:
         return 1 if bits == 32 else 3
+    if kind == "convert":
+        return int(kind in profile.traffic)
     return {"add": 0, "decode": 3}.get(kind, 1)
 
 

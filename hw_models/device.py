@@ -158,7 +158,8 @@ class DeviceProfile:
         coefficients: Executed precision in bits -> fitted numbers.
         plugins: Activations the runtime has no kernel for: they run in FP32 between two changes of
             format.
-        traffic: Share of its bytes that an op of each kind moves; the rest is fused away.
+        traffic: Share of its bytes that an op of each kind moves; the rest is fused away. Without
+            "convert" maps change their format while they are written, at no cost.
         fixed_us: Time of one inference beyond its layers, at the reference clocks.
         energy: Fitted energy numbers.
         intervals: Executed precision in bits -> expected error.
@@ -201,6 +202,11 @@ class DeviceProfile:
         """Return the narrowest executed precision that holds numbers of these bits."""
         able = [precision for precision in sorted(self.coefficients) if precision >= bits]
         return able[0] if able else max(self.coefficients)
+
+    @property
+    def converts(self) -> bool:
+        """Whether a change of format costs time."""
+        return "convert" in self.traffic
 
     def mode(self, name: str | None) -> PowerMode:
         """Return a power mode, the default one for None.
@@ -331,10 +337,10 @@ def _check(profile: DeviceProfile, origin: str) -> None:
         raise InputError(f"{origin}: intervals and coefficients must name the same precisions.")
     if set(profile.patterns) != set(PATTERNS):
         raise InputError(f"{origin}: patterns must name each of {', '.join(PATTERNS)}.")
-    kinds = set(OP_KINDS) - {"leaky", "mish"}
+    kinds = set(OP_KINDS) - {"leaky", "mish", "convert"}
     if set(profile.plugins) - set(ACTIVATIONS):
         raise InputError(f"{origin}: plugins may name {', '.join(ACTIVATIONS)}.")
-    if set(profile.traffic) != kinds:
+    if set(profile.traffic) - {"convert"} != kinds:
         raise InputError(f"{origin}: traffic must name each of {', '.join(sorted(kinds))}.")
     positive: tuple[Coefficients | PowerMode, ...] = (
         *profile.coefficients.values(), *profile.power_modes.values()

@@ -305,7 +305,7 @@ def host_facts(info: DeviceInfo, precisions: Sequence[str], channel_step: int) -
         "plan": {
             "latency": plans,
             "traffic": {name: [1.0, 1.0] for name in ("activation", "concat", "pool", "resize",
-                                                      "add", "decode")},
+                                                      "add", "decode", "convert")},
             "fixed_origin": NETWORKS,
             "interval_origin": NETWORKS,
             "folds": 5,

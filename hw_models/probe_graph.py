@@ -18,7 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from hw_models.workload import ConvShape, OpKind, OtherOp, Workload, with_siblings
+from hw_models.workload import (
+    ConvShape,
+    OpKind,
+    OtherOp,
+    Workload,
+    conversion,
+    is_integer,
+    with_siblings,
+)
 
 BASELINE_BITS = 32
 OPSET, IR_VERSION = 17, 8
@@ -66,6 +74,7 @@ class ProbeGraph:
         self._layers: list[ConvShape | OtherOp] = []
         self._sources: list[str] = []
         self._readers: list[set[int]] = []
+        self._behind: list[frozenset[int]] = []
         self._rounded: dict[str, str] = {}
 
     def conv(
@@ -218,26 +227,43 @@ class ProbeGraph:
                 rows, rows, output.rows, output.rows, BASELINE_BITS,
             ),
             "",
+            output.steps,
         )  # fmt: skip
         return replace(output, steps=output.steps | {number})
 
-    def _note(self, layer: ConvShape | OtherOp, source: str) -> None:
+    def _note(
+        self, layer: ConvShape | OtherOp, source: str, behind: frozenset[int] = frozenset()
+    ) -> None:
         self._layers.append(layer)
+        self._behind.append(behind)
         self._sources.append(source)
         self._readers.append(set())
 
     def workload(self) -> Workload:
-        """Return the layers; an op has the most bits that a convolution reading it needs."""
+        """Return the layers; an op has the most bits of the convolutions that it comes after."""
         layers = [
             layer if isinstance(layer, ConvShape) else replace(layer, act_bits=self._bits(number))
             for number, layer in enumerate(self._layers)
         ]
         shape = (self.image.channels, self.image.rows, self.image.rows)
-        return Workload(with_siblings(layers, self._sources), 1, shape)
+        changes = [
+            conversion(layer.name, layer.out_channels, layer.out_h, layer.out_w)
+            for number, layer in enumerate(layers)
+            if isinstance(layer, ConvShape) and self._is_converted(number, layer)
+        ]
+        return Workload((*with_siblings(layers, self._sources), *changes), 1, shape)
+
+    def _is_converted(self, number: int, conv: ConvShape) -> bool:
+        """Tell whether some convolution reads what another one writes in another format."""
+        readers = (self._layers[reader] for reader in self._readers[number])
+        wanted = {is_integer(reader) for reader in readers if isinstance(reader, ConvShape)}
+        return (not is_integer(conv)) in wanted
 
     def _bits(self, number: int) -> int:
-        readers = (self._layers[reader] for reader in self._readers[number])
-        bits = (reader.act_bits for reader in readers if isinstance(reader, ConvShape))
+        if not self._readers[number]:
+            return BASELINE_BITS  # decoding
+        writers = (self._layers[step] for step in self._behind[number])
+        bits = (writer.act_bits for writer in writers if isinstance(writer, ConvShape))
         return max(bits, default=BASELINE_BITS)
 
     def onnx(self, outputs: Sequence[str]) -> bytes:

@@ -7,8 +7,9 @@ Which ops to list: convolutions and matrix products with batch norm and bias fol
 other op that moves data. ReLU is fused into the convolution by every runtime described here and is
 not listed; SiLU, sigmoid and the like are listed as "activation", the device's parameters say how
 much of their traffic remains. LeakyReLU ("leaky") and Mish ("mish") have kinds of their own:
-some runtimes have no kernel for them and leave them to a plugin. A matrix product is a 1x1
-convolution whose output has one row.
+some runtimes have no kernel for them and leave them to a plugin. "convert" is what a map costs
+that is written in integers and read in floating point by some layer, or the other way round. A
+matrix product is a 1x1 convolution whose output has one row.
 
 Axis letters: N candidates, L convolutions, K other ops.
 """
@@ -30,11 +31,11 @@ FloatArray: TypeAlias = npt.NDArray[np.floating[Any]]
 
 OpKind: TypeAlias = Literal[
     "pool", "resize", "concat", "copy", "add", "activation", "leaky", "mish", "softmax", "decode",
-    "unknown",
+    "unknown", "convert",
 ]  # fmt: skip
 OP_KINDS: tuple[OpKind, ...] = (
     "pool", "resize", "concat", "copy", "add", "activation", "leaky", "mish", "softmax", "decode",
-    "unknown",
+    "unknown", "convert",
 )  # fmt: skip
 
 ACTIVATIONS: tuple[OpKind, ...] = ("activation", "leaky", "mish")
@@ -46,6 +47,10 @@ PATTERNS: tuple[str, ...] = ("dense", "unstructured", "2ep", "3ep", "2:4")
 `2ep`, `3ep`: two or three entries of every 3x3 kernel (R-TOSS, arXiv 2303.02191); `2:4`: two of
 four neighbouring weights (Ampere's sparse tensor cores); `unstructured`: anywhere.
 """
+
+INTEGER_BITS, FLOAT_BITS = 8, 32
+CONVERSION = "/convert"
+"""End of the name of an op that changes the format of what a layer wrote."""
 
 DEPTHWISE = 0
 """The value of `ConvBatch.groups` that means one group for each input channel."""
@@ -152,6 +157,17 @@ class Workload:
     def macs(self) -> int:
         """Multiply-accumulates of the whole batch, as if dense."""
         return self.batch * sum(conv.macs for conv in self.convs)
+
+
+def conversion(name: str, channels: int, rows: int, columns: int) -> OtherOp:
+    """Return the op that changes the format of the map `name`."""
+    size = (channels, channels, rows, columns, rows, columns)
+    return OtherOp(name + CONVERSION, "convert", *size, act_bits=FLOAT_BITS)
+
+
+def is_integer(conv: ConvShape) -> bool:
+    """Tell whether a convolution computes in integers, where a runtime can."""
+    return max(conv.weight_bits, conv.act_bits) <= INTEGER_BITS
 
 
 def with_siblings(

@@ -178,6 +178,7 @@ def load_problem(settings: Settings) -> Problem:
             baseline=(base, base),
             patterns=_patterns(network, profile, settings),
             depth=droppable(network) if settings.depth else (),
+            converts=profile.converts,
         ),
     )
     criterion = "l2" if settings.prune == "none" else settings.prune

@@ -78,6 +78,7 @@ class Network:
         writes: For each step, the channel number of every channel it writes.
         norms: For each batch norm, by module name, the channel number of every channel.
         readers: For each step, the convolutions (as steps) that read what it wrote.
+        writers: For each other op, the convolutions (as steps) that wrote what it reads.
     """
 
     imgsz: int
@@ -89,6 +90,7 @@ class Network:
     writes: tuple[IntArray, ...]
     norms: dict[str, IntArray]
     readers: tuple[tuple[int, ...], ...]
+    writers: tuple[tuple[int, ...], ...]
 
     @property
     def layers(self) -> tuple[ConvShape, ...]:
@@ -151,6 +153,13 @@ class Network:
         left = np.flatnonzero(~gone)
         number = np.cumsum(~gone) - 1  # of each step that is left
         inside = tuple(f"{block}." for block in dropped)
+
+        def renumbered(related: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
+            return tuple(
+                tuple(int(number[other]) for other in related[step] if not gone[other])
+                for step in left
+            )
+
         return replace(
             self,
             steps=tuple(self.steps[step] for step in left),
@@ -161,10 +170,8 @@ class Network:
                 for name, channels in self.norms.items()
                 if not name.startswith(inside)
             },
-            readers=tuple(
-                tuple(int(number[reader]) for reader in self.readers[step] if not gone[reader])
-                for step in left
-            ),
+            readers=renumbered(self.readers),
+            writers=renumbered(self.writers),
         )
 
     def widths(self) -> tuple[ChannelMap, ChannelMap]:
@@ -235,6 +242,7 @@ def analyse(detector: Detector, imgsz: int, ignore: Sequence[str] = ()) -> Netwo
         writes=tuple(channel_of_source[sources] for sources in traced.writes),
         norms={name: channel_of_source[sources] for name, sources in traced.norms.items()},
         readers=traced.readers,
+        writers=traced.writers,
     )
 
 

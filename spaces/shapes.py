@@ -9,16 +9,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from hw_models.workload import (
+    CONVERSION,
     DEPTHWISE,
+    FLOAT_BITS,
+    INTEGER_BITS,
+    OP_FIELDS,
     PATTERNS,
     ConvBatch,
     ConvShape,
     OpBatch,
+    OpKind,
     OtherOp,
     Workload,
     WorkloadBatch,
+    conversion,
     pattern_code,
 )
 from spaces.groups import Network
@@ -33,9 +40,17 @@ BASELINE_BITS: Bits = (16, 16)
 
 
 class Shapes:
-    """Turns sizes, kept channels, bits and patterns into a `WorkloadBatch`."""
+    """Turns sizes, kept channels, bits and patterns into a `WorkloadBatch`.
 
-    def __init__(self, network: Network, baseline: Bits) -> None:
+    Args:
+        network: Layers and groups.
+        baseline: Bits that what no layer reads has.
+        converts: Whether an op has the format of what it reads, not that in which it is read, and
+            maps that change their format are listed: one op behind each convolution, without
+            channels where every layer reads what it writes in the format it has.
+    """
+
+    def __init__(self, network: Network, baseline: Bits, converts: bool = False) -> None:
         is_conv = np.array([isinstance(step, ConvShape) for step in network.steps])
         reads, writes = network.widths()
         self._conv_widths = reads.of(is_conv), writes.of(is_conv)
@@ -51,16 +66,17 @@ class Shapes:
             if group.block
             for inside in [network.steps_in(group.block)]
         ]
-        # Readers of each op as layer numbers; what no layer reads has the baseline's, number L.
         layer_of_step = np.cumsum(is_conv) - 1
-        readers = [
-            layer_of_step[list(network.readers[index])]
-            if network.readers[index]
-            else np.array([len(self._convs)])
-            for index in np.flatnonzero(~is_conv)
+        readers = [layer_of_step[list(numbers)] for numbers in network.readers]
+        self._op_readers = _Related(readers, ~is_conv, len(self._convs))
+        self._converts = converts
+        self._conv_readers = _Related(readers, is_conv, len(self._convs))
+        # What no layer reads is decoded, in floating point.
+        writers = [
+            layer_of_step[list(numbers if network.readers[step] else ())]
+            for step, numbers in enumerate(network.writers)
         ]
-        self._readers = np.concatenate([np.zeros(0, dtype=np.int64), *readers])
-        self._first_reader = np.cumsum([0, *map(len, readers)])[:-1]
+        self._op_writers = _Related(writers, ~is_conv, len(self._convs))
 
     def batch(
         self,
@@ -83,7 +99,7 @@ class Shapes:
         conv_reads, conv_writes = (widths(kept_NG) for widths in self._conv_widths)
         op_reads, op_writes = (widths(kept_NG) for widths in self._op_widths)
         weight_bits, act_bits = bits_NL2[..., 0], bits_NL2[..., 1]
-        needed_bits = act_bits
+        needed_bits, widest_bits = act_bits, np.maximum(weight_bits, act_bits)
         for number, convs, others in self._blocks:
             if (dropped := kept_NG[:, number] == 0).any():
                 for widths, inside in (
@@ -92,6 +108,24 @@ class Shapes:
                 ):  # fmt: skip
                     widths[np.ix_(dropped, inside)] = 0
                 needed_bits = np.where(conv_writes > 0, act_bits, 0)
+                widest_bits = np.where(conv_writes > 0, widest_bits, 0)
+        conv_h = self._scaled([conv.out_h for conv in self._convs], imgsz_N1)
+        conv_w = self._scaled([conv.out_w for conv in self._convs], imgsz_N1)
+        others = OpBatch(
+            names=tuple(op.name for op in self._others),
+            kinds=tuple(op.kind for op in self._others),
+            in_channels=op_reads,
+            out_channels=op_writes,
+            in_h=self._scaled([op.in_h for op in self._others], imgsz_N1),
+            in_w=self._scaled([op.in_w for op in self._others], imgsz_N1),
+            out_h=self._scaled([op.out_h for op in self._others], imgsz_N1),
+            out_w=self._scaled([op.out_w for op in self._others], imgsz_N1),
+            act_bits=self._op_readers.most(needed_bits, self._baseline[1]),
+        )
+        if self._converts:
+            converted = self._converted(widest_bits) * conv_writes
+            others = replace(others, act_bits=self._op_writers.most(widest_bits, FLOAT_BITS))
+            others = _joined(others, self._conversions(converted, conv_h, conv_w))
         used_NL = pattern_NL if (pattern_NL != pattern_NL[:1]).any() else pattern_NL[:1]
         priced = np.array([pattern_code(pattern.priced_as) for pattern in patterns])
         return WorkloadBatch(
@@ -102,25 +136,15 @@ class Shapes:
                 groups=tuple(1 if conv.groups == 1 else DEPTHWISE for conv in self._convs),
                 in_channels=conv_reads,
                 out_channels=conv_writes,
-                out_h=self._scaled([conv.out_h for conv in self._convs], imgsz_N1),
-                out_w=self._scaled([conv.out_w for conv in self._convs], imgsz_N1),
+                out_h=conv_h,
+                out_w=conv_w,
                 weight_bits=weight_bits,
                 act_bits=act_bits,
                 density=self._density(conv_reads, conv_writes, used_NL, patterns),
                 pattern=priced[used_NL],
                 siblings=tuple(conv.siblings for conv in self._convs),
             ),
-            OpBatch(
-                names=tuple(op.name for op in self._others),
-                kinds=tuple(op.kind for op in self._others),
-                in_channels=op_reads,
-                out_channels=op_writes,
-                in_h=self._scaled([op.in_h for op in self._others], imgsz_N1),
-                in_w=self._scaled([op.in_w for op in self._others], imgsz_N1),
-                out_h=self._scaled([op.out_h for op in self._others], imgsz_N1),
-                out_w=self._scaled([op.out_w for op in self._others], imgsz_N1),
-                act_bits=self._op_bits(needed_bits),
-            ),
+            others,
         )
 
     def _density(
@@ -153,12 +177,56 @@ class Shapes:
         table: IntArray = np.array(sizes, dtype=np.int64) * different[:, None] // self._imgsz
         return table if len(different) == 1 else table[which]
 
-    def _op_bits(self, act_bits_NL: IntArray) -> IntArray:
-        """Return the bits of each op's tensors [N, K]: the most that a layer reading it needs."""
-        baseline = np.full((len(act_bits_NL), 1), self._baseline[1])
-        padded = np.concatenate([act_bits_NL, baseline], axis=1)
-        most: IntArray = np.maximum.reduceat(padded[:, self._readers], self._first_reader, axis=1)
+    def _converted(self, widest_bits_NL: IntArray) -> IntArray:
+        """Tell what each layer writes in another format than some reader wants [N, L]: 1 or 0."""
+        integer_NL = (widest_bits_NL <= INTEGER_BITS) & (widest_bits_NL > 0)
+        float_NL = widest_bits_NL > INTEGER_BITS
+        any_integer_NL = self._conv_readers.most(integer_NL.astype(np.int64), 0) > 0
+        any_float_NL = self._conv_readers.most(float_NL.astype(np.int64), 0) > 0
+        return (integer_NL & any_float_NL | float_NL & any_integer_NL).astype(np.int64)
+
+    def _conversions(self, channels_NL: IntArray, rows: IntArray, columns: IntArray) -> OpBatch:
+        kind: OpKind = "convert"
+        return OpBatch(
+            names=tuple(conv.name + CONVERSION for conv in self._convs),
+            kinds=(kind,) * len(self._convs),
+            in_channels=channels_NL,
+            out_channels=channels_NL,
+            in_h=rows,
+            in_w=columns,
+            out_h=rows,
+            out_w=columns,
+            act_bits=np.full((1, len(self._convs)), FLOAT_BITS),
+        )
+
+
+class _Related:
+    """For some steps, the layers that read or write what they write or read."""
+
+    def __init__(self, related: list[IntArray], steps: npt.NDArray[np.bool_], layers: int) -> None:
+        nobody = np.array([layers])
+        chosen = [related[index] for index in np.flatnonzero(steps)]
+        chosen = [numbers if len(numbers) else nobody for numbers in chosen]
+        self._related = np.concatenate([np.zeros(0, dtype=np.int64), *chosen])
+        self._first = np.cumsum([0, *map(len, chosen)])[:-1]
+
+    def most(self, values_NL: IntArray, nobody: int) -> IntArray:
+        """Return the largest value of each step's layers; `nobody` where there are none."""
+        padded = np.concatenate([values_NL, np.full((len(values_NL), 1), nobody)], axis=1)
+        most: IntArray = np.maximum.reduceat(padded[:, self._related], self._first, axis=1)
         return most
+
+
+def _joined(ops: OpBatch, more: OpBatch) -> OpBatch:
+    """Return all ops of two batches."""
+
+    def side_by_side(field: str) -> IntArray:
+        arrays = (getattr(ops, field), getattr(more, field))
+        count = max(map(len, arrays))
+        return np.concatenate([np.broadcast_to(x, (count, x.shape[1])) for x in arrays], axis=1)
+
+    arrays = {field: side_by_side(field) for field in OP_FIELDS}
+    return OpBatch(ops.names + more.names, ops.kinds + more.kinds, **arrays)
 
 
 def workload_of(
@@ -198,4 +266,9 @@ def workload_of(
                 act_bits=int(others.act_bits[at]),
             )
         layers.append(layer)
+    for column in np.flatnonzero([kind == "convert" for kind in others.kinds]):
+        if channels := int(others.in_channels[0, column]):
+            name = others.names[column].removesuffix(CONVERSION)
+            rows, columns = int(others.in_h[0, column]), int(others.in_w[0, column])
+            layers.append(conversion(name, channels, rows, columns))
     return Workload(tuple(layers), input_shape=(3, imgsz, imgsz))

@@ -111,6 +111,7 @@ class SearchSpace:
         patterns: For each layer, the names of the sparsity patterns to choose from, densest first;
             a layer not named is dense. See `pattern_options`.
         depth: Residual blocks that may be dropped. See `droppable`.
+        converts: Whether maps that change their format are priced: `DeviceProfile.converts`.
 
     Raises:
         InputError: An unknown group, layer or block, an ignored layer with bits or patterns, a
@@ -128,6 +129,7 @@ class SearchSpace:
         baseline: Bits = BASELINE_BITS,
         patterns: Mapping[str, Sequence[str]] | None = None,
         depth: Sequence[str] = (),
+        converts: bool = False,
     ) -> None:
         levels, bits, patterns = levels or {}, bits or {}, patterns or {}
         sizes = {group.name: group.size for group in network.groups}
@@ -165,7 +167,8 @@ class SearchSpace:
         names = [group.name for group in network.groups]
         self._inside_D = np.array([names.index(name) for name in self._group_of.values()], int)
         self._check_options(sizes)
-        self._shapes = Shapes(network, baseline)
+        self._converts = converts
+        self._shapes = Shapes(network, baseline, converts)
 
     def _check_options(self, sizes: Mapping[str, int]) -> None:
         for size in self._imgsz.options["imgsz"]:
@@ -207,6 +210,7 @@ class SearchSpace:
             self.baseline,
             of(self._pattern, "pattern:"),
             [block for block, options in of(self._depth, "depth:").items() if 0 in options],
+            self._converts,
         )
 
     @cached_property

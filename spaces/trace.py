@@ -16,7 +16,7 @@ output map. That includes the fixed 16-to-1 convolution of the distribution foca
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -77,6 +77,8 @@ class Trace:
         norms: For each batch norm, by module name, the source of every channel.
         readers: For each step, the steps that are convolutions and read what it wrote, directly
             or through other ops.
+        writers: For each step that is no convolution, the convolutions that wrote what it reads,
+            directly or through other ops; none for a convolution.
         stride: Pixels of the picture for one cell of the smallest map.
     """
 
@@ -85,6 +87,7 @@ class Trace:
     writes: tuple[IntArray, ...]
     norms: dict[str, IntArray]
     readers: tuple[tuple[int, ...], ...]
+    writers: tuple[tuple[int, ...], ...]
     stride: int
 
 
@@ -132,6 +135,7 @@ class _Recorder(TorchDispatchMode):
         self._reads: list[IntArray] = []
         self._writes: list[IntArray] = []
         self._readers: list[set[int]] = []
+        self._writers: list[tuple[int, ...]] = []
         self._tensors: list[_Flow | None] = []
         self._norms: dict[str, IntArray] = {}
 
@@ -216,9 +220,9 @@ class _Recorder(TorchDispatchMode):
             return
         steps = frozenset[int]().union(*(flow.steps for flow in known))
         if kind is not None:
-            steps |= {len(self._steps)}
             op = self._op(kind, len(sources), inputs[0].shape[-2:], result)
-            self._note(op, sources, sources)
+            self._note(op, sources, sources, writers=self._convs(steps))
+            steps |= {len(self._steps) - 1}
         self._flows[result] = _Flow(sources, steps)
 
     def _op(self, kind: OpKind, channels: int, size: torch.Size, result: Tensor) -> OtherOp:
@@ -245,31 +249,37 @@ class _Recorder(TorchDispatchMode):
         reads: IntArray,
         writes: IntArray,
         tensor: _Flow | None = None,
+        writers: Iterable[int] = (),
     ) -> None:
-        """Note a step; of a convolution also the tensor that it reads."""
+        """Note a step; of a convolution also the tensor that it reads, of others its writers."""
         self._steps.append(step)
         self._reads.append(reads)
         self._writes.append(writes)
         self._readers.append(set())
+        self._writers.append(tuple(writers))
         self._tensors.append(tensor)
 
     def _read_by(self, flow: _Flow, reader: int) -> None:
         for step in flow.steps:
             self._readers[step].add(reader)
 
+    def _convs(self, steps: Iterable[int]) -> list[int]:
+        return [step for step in sorted(steps) if isinstance(self._steps[step], ConvShape)]
+
     def note_decoding(self, output: Tensor) -> None:
         """Note one decode op for each output map, given the boxes [1, 4 + classes, anchors]."""
-        maps: dict[tuple[int, int], list[IntArray]] = {}
+        maps: dict[tuple[int, int], list[int]] = {}
         for index in self._unread_convs():
             step = self._steps[index]
-            maps.setdefault((step.out_h, step.out_w), []).append(self._writes[index])
+            maps.setdefault((step.out_h, step.out_w), []).append(index)
         cells = sum(h * w for h, w in maps)
         values_per_cell = output.shape[1] * output.shape[2] // cells
-        for number, ((h, w), sources) in enumerate(maps.items()):
-            reads = np.concatenate(sources)
+        for number, ((h, w), writers) in enumerate(maps.items()):
+            reads = np.concatenate([self._writes[index] for index in writers])
             name = f"decode.{number}"
             op = OtherOp(name, "decode", len(reads), values_per_cell, h, w, h, w)
-            self._note(op, reads, np.full(values_per_cell, IMAGE, dtype=np.int64))
+            made = np.full(values_per_cell, IMAGE, dtype=np.int64)
+            self._note(op, reads, made, writers=writers)
 
     def _unread_convs(self) -> list[int]:
         return [
@@ -287,6 +297,7 @@ class _Recorder(TorchDispatchMode):
             writes=tuple(self._writes),
             norms=self._norms,
             readers=tuple(tuple(sorted(readers)) for readers in self._readers),
+            writers=tuple(self._writers),
             stride=TRACE_IMGSZ // smallest,
         )
 

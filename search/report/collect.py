@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ import yaml
 from evaluators.details import EXAMPLE_IMAGES
 from evaluators.evaluator import SUBSET_IMAGES
 from hw_models.cost import Cost
-from hw_models.workload import ConvShape
+from hw_models.workload import CONVERSION, ConvShape
 from search.front import Point
 from search.journal import read_entries
 from search.outputs import Result, describe_pick, hardly_worse, parameters, to_beat
@@ -218,15 +219,22 @@ def _along(problem: Problem, point: Point, cost: Cost) -> Along:
         known = dict(zip((layer.name for layer in layers), values, strict=True))
         return tuple(known.get(step.name, absent) for step in steps)
 
+    def spent(field: str) -> tuple[float, ...]:
+        """Return what each step costs, with the change of format behind it."""
+        total = defaultdict[str, float](float)
+        for layer in cost.per_layer:
+            total[layer.name.removesuffix(CONVERSION)] += getattr(layer, field)
+        return tuple(float(f"{total[step.name]:.4g}") for step in steps)
+
     patterns = dict(point.candidate.patterns)
-    energies = [float(f"{layer.energy_mj:.4g}") for layer in cost.per_layer]
+    energies = spent("energy_mj")
     return Along(
         channels=along((layer.out_channels for layer in layers), 0),
         weight_bits=along((x.weight_bits if isinstance(x, ConvShape) else 0 for x in layers), 0),
         act_bits=along((layer.act_bits for layer in layers), 0),
         patterns=along((patterns.get(layer.name, "dense") for layer in layers), "dense"),
-        latency_ms=along((float(f"{layer.latency_ms:.4g}") for layer in cost.per_layer), 0.0),
-        energy_mj=None if any(map(math.isnan, energies)) else along(energies, 0.0),
+        latency_ms=spent("latency_ms"),
+        energy_mj=None if any(map(math.isnan, energies)) else energies,
     )
 
 

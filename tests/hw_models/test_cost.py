@@ -18,7 +18,15 @@ from hw_models.device import (
 )
 from hw_models.errors import InputError
 from hw_models.networks import at_precision, measured_network
-from hw_models.workload import DEPTHWISE, PATTERNS, ConvShape, OtherOp, Workload, WorkloadBatch
+from hw_models.workload import (
+    DEPTHWISE,
+    PATTERNS,
+    ConvShape,
+    OtherOp,
+    Workload,
+    WorkloadBatch,
+    conversion,
+)
 
 TRAFFIC = {
     "pool": 1.0, "resize": 1.0, "concat": 0.5, "copy": 1.0, "add": 0.5, "activation": 0.5,
@@ -127,6 +135,14 @@ def test_an_activation_without_kernel_runs_in_fp32_between_conversions() -> None
     assert latency_us(toy(), mish) == pytest.approx(800 * (8 + 6 + 6) / 1e3)
     native = replace(toy(), plugins=())
     assert latency_us(native, mish) == pytest.approx(0.5 * 2 * 1600 / 1e3)
+
+
+def test_a_change_of_format_costs_where_the_profile_says_so() -> None:
+    change = conversion("c", 8, 10, 10)
+    assert latency_us(toy(), change) == 0
+    dear = replace(toy(), traffic=TRAFFIC | {"convert": 3.0})
+    assert (dear.converts, toy().converts) == (True, False)
+    assert latency_us(dear, change) == pytest.approx(3.0 * 4 * 1600 / 1e3)
 
 
 def test_energy_adds_idle_busy_macs_and_weight_bytes() -> None:

@@ -61,15 +61,19 @@ def test_int8_probes_run_in_integers(tmp_path: Path) -> None:
     assert integer == quantized > 60
 
 
-def test_bits_follow_the_share_and_ops_follow_their_readers() -> None:
+def test_bits_follow_the_share_and_ops_follow_what_they_read() -> None:
     some = measured_network("yolov5u-w25-d33-c80-s3-q50", 320, 320, bits=8)
     bits = [layer.act_bits for layer in some.layers if isinstance(layer, ConvShape)]
     assert 0.2 < np.mean(np.array(bits) == 8) < 0.8
     every = measured_network("yolov5u-w25-d33-c80-s0-q100", 320, 320, bits=8)
-    assert {op.act_bits for op in every.others if op.kind == "activation"} == {8, 32}
+    assert {op.act_bits for op in every.others if op.kind == "activation"} == {8}
     assert {op.act_bits for op in every.others if op.kind == "decode"} == {32}
     plain = measured_network("yolov5u-w25-d33-c80-s0-q100", 320, 320, bits=32)
     assert {layer.act_bits for layer in plain.layers} == {32}
+    changes = [sum(op.kind == "convert" for op in x.others) for x in (some, every, plain)]
+    assert changes[0] > 30
+    # what the last, unquantised convolutions of the head read
+    assert changes[1:] == [6, 0]
 
 
 def test_fewer_channels_cost_less() -> None:

@@ -2,18 +2,21 @@ import hashlib
 import json
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hw_models.cost import CostModel
+from hw_models.device import load_profile
 from hw_models.errors import InputError
 from hw_models.workload import OtherOp, WorkloadBatch
 from spaces.candidate import Candidate
 from spaces.groups import Network, analyse
 from spaces.model import Detector, load_detector
-from spaces.space import SearchSpace, bit_options, keep_levels, pattern_options
+from spaces.space import SearchSpace, bit_options, droppable, keep_levels, pattern_options
 
 BITS = [(16, 16), (8, 16), (8, 8)]
 
@@ -147,6 +150,51 @@ def test_ops_have_the_bits_that_their_readers_need(space: SearchSpace) -> None:
     ops = {op.name: op.act_bits for op in space.workload(Candidate(320, bits=low[:1])).others}
     assert ops["model.11.resize"] == 16
     assert ops["decode.0"] == 16
+
+
+def test_maps_that_change_their_format_are_listed(u_network: Network) -> None:
+    bits = bit_options(u_network, [(32, 32), (8, 8)])
+    space = SearchSpace(u_network, [320], bits=bits, baseline=(32, 32), converts=True)
+
+    def changed(*layers: str) -> set[str]:
+        candidate = Candidate(320, bits=tuple((layer, 8, 8) for layer in layers))
+        ops = space.workload(candidate).others
+        return {op.name.removesuffix("/convert") for op in ops if op.kind == "convert"}
+
+    names = [layer.name for layer in u_network.layers]
+    assert not changed()
+    assert not changed(*names)
+    inner = "model.2.m.0.cv2.conv"  # added to what cv1 wrote, then joined with what cv2 wrote
+    assert changed(inner) == {inner, "model.2.m.0.cv1.conv"}
+    assert changed(*set(names) - {inner}) == changed(inner)
+    # read by two layers in integers: changed once
+    assert changed("model.2.cv1.conv", "model.2.cv2.conv") >= {"model.1.conv"}
+
+
+def test_ops_of_a_runtime_that_converts_have_the_bits_of_their_writers(u_network: Network) -> None:
+    bits = bit_options(u_network, [(32, 32), (8, 8)])
+    space = SearchSpace(u_network, [320], bits=bits, baseline=(32, 32), converts=True)
+    candidate = Candidate(320, bits=(("model.1.conv", 8, 8), ("model.9.cv2.conv", 8, 8)))
+    ops = {op.name: op.act_bits for op in space.workload(candidate).others}
+    assert ops["model.1.activation"] == 8
+    assert ops["model.0.activation"] == 32
+    assert ops["model.9.concat"] == 32
+    assert ops["decode.0"] == 32
+
+
+def test_conversions_are_priced_alike_in_batches_and_one_by_one(u_network: Network) -> None:
+    bits = bit_options(u_network, [(32, 32), (8, 8)])
+    levels = keep_levels(u_network)
+    depth = droppable(u_network)
+    space = SearchSpace(u_network, [320], levels, bits, (32, 32), depth=depth, converts=True)
+    profile = load_profile("jetson-xavier-nx")
+    model = CostModel(replace(profile, traffic=profile.traffic | {"convert": 3.0}))
+    chosen = genomes(space, 30)
+    together = model.predict_batch(space.workloads(chosen)).latency_ms
+    apart = [model.predict(space.workload(space.decode(x))).latency_ms for x in chosen]
+    assert together == pytest.approx(apart, rel=1e-5)
+    free = CostModel(profile).predict_batch(space.workloads(chosen)).latency_ms
+    assert (free < together).all()
 
 
 def test_baseline_bits_are_those_of_layers_left_alone(u_network: Network) -> None:
