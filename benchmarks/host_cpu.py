@@ -165,7 +165,8 @@ def of_run(run: Path, imgsz: int) -> Iterator[Way]:
         path = next((path for path in files if path.is_file()), None)
         if path is not None and row["id"] != "dense":
             meets = f", meets {row['meets']}" if row["meets"] else ""
-            yield Way(f"paretrim {row['id']}, {row['imgsz']} px{meets}", path, int(row["imgsz"]))
+            name = f"paretrim {run.name} {row['id']}, {row['imgsz']} px{meets}"
+            yield Way(name, path, int(row["imgsz"]))
 
 
 def turns(ways: Sequence[Way], rounds: int) -> list[list[float]]:

@@ -417,9 +417,9 @@ def _op_bytes(kind: OpKind, profile: DeviceProfile, bits: int) -> float:
 def _op_launches(kind: OpKind, profile: DeviceProfile, bits: int) -> int:
     """Return the kernels an op starts.
 
-    An addition is part of the convolution before it; so is a change of format, unless the profile
-    says what share of its bytes moves; decoding takes about ten kernels for three
-    maps: runtimes fuse its arithmetic, not the joining, moving and softmax in between.
+    An addition is part of the convolution before it, and so is a change of format, unless the
+    profile has a share for it; decoding takes about ten kernels for three maps: runtimes fuse its
+    arithmetic, not the joining, moving and softmax in between.
     """
     if kind in profile.plugins:
         return 1 if bits == 32 else 3

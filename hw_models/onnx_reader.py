@@ -1,10 +1,11 @@
 """Read any ONNX file into a `Workload`, fused the way an inference engine fuses it.
 
-Convolutions, Gemm and MatMul become `ConvShape`s with batch norm, bias and ReLU folded in;
-neighbouring elementwise ops become one pass over memory; reshapes and constants cost nothing; what
-makes boxes and scores of a head's maps is one `decode` op a map (see onnx_decoding.py).
-Convolutions between QuantizeLinear/DequantizeLinear pairs are read as INT8. Ops that are not known
-are costed by the bytes they move and named in a warning.
+Convolutions, Gemm and MatMul become `ConvShape`s with batch norm, bias and ReLU folded in; a
+convolution that reads the blocks of a SpaceToDepth is the one with that stride; neighbouring
+elementwise ops become one pass over memory; reshapes and constants cost nothing; what makes boxes
+and scores of a head's maps is one `decode` op a map (see onnx_decoding.py). Convolutions between
+QuantizeLinear/DequantizeLinear pairs are read as INT8. Ops that are not known are costed by the
+bytes they move and named in a warning.
 """
 
 from __future__ import annotations

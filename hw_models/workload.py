@@ -49,6 +49,7 @@ four neighbouring weights (Ampere's sparse tensor cores); `unstructured`: anywhe
 """
 
 INTEGER_BITS, FLOAT_BITS = 8, 32
+"""Most bits that runtimes compute with in integers; bits of the maps that they convert to."""
 CONVERSION = "/convert"
 """End of the name of an op that changes the format of what a layer wrote."""
 

@@ -99,7 +99,7 @@ class Shapes:
         conv_reads, conv_writes = (widths(kept_NG) for widths in self._conv_widths)
         op_reads, op_writes = (widths(kept_NG) for widths in self._op_widths)
         weight_bits, act_bits = bits_NL2[..., 0], bits_NL2[..., 1]
-        needed_bits, widest_bits = act_bits, np.maximum(weight_bits, act_bits)
+        needed_bits = act_bits
         for number, convs, others in self._blocks:
             if (dropped := kept_NG[:, number] == 0).any():
                 for widths, inside in (
@@ -108,7 +108,6 @@ class Shapes:
                 ):  # fmt: skip
                     widths[np.ix_(dropped, inside)] = 0
                 needed_bits = np.where(conv_writes > 0, act_bits, 0)
-                widest_bits = np.where(conv_writes > 0, widest_bits, 0)
         conv_h = self._scaled([conv.out_h for conv in self._convs], imgsz_N1)
         conv_w = self._scaled([conv.out_w for conv in self._convs], imgsz_N1)
         others = OpBatch(
@@ -123,6 +122,7 @@ class Shapes:
             act_bits=self._op_readers.most(needed_bits, self._baseline[1]),
         )
         if self._converts:
+            widest_bits = np.maximum(weight_bits, act_bits) * (conv_writes > 0)
             converted = self._converted(widest_bits) * conv_writes
             others = replace(others, act_bits=self._op_writers.most(widest_bits, FLOAT_BITS))
             others = _joined(others, self._conversions(converted, conv_h, conv_w))
