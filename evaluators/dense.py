@@ -16,6 +16,7 @@ from evaluators.batchnorm import Moments, fold_batchnorm, measure_moments
 from evaluators.database import Database
 from evaluators.dataset import Dataset
 from evaluators.detection import detect
+from evaluators.device import CPU, computing_on, moved
 from evaluators.distortion import Reference, reference
 from evaluators.influence import measure_outputs
 from evaluators.prefix import FIRST, Maps, dense_maps
@@ -48,6 +49,7 @@ class DenseAtSize:
         proxy_images: So many of them are references.
         kept_images: So many of them stay decoded.
         database: Where what takes a pass over images is looked up first, and kept.
+        device: Where the detector lies and all that is measured.
     """
 
     detector: Detector
@@ -58,6 +60,7 @@ class DenseAtSize:
     proxy_images: int
     kept_images: int
     database: Database
+    device: torch.device = CPU
     _decoded: dict[int, Tensor] = field(default_factory=dict)
 
     def batches(self, images: int) -> Iterator[Tensor]:
@@ -66,16 +69,16 @@ class DenseAtSize:
         for start in range(0, images, BATCH):
             part = slice(start, min(start + BATCH, images))
             if part.stop > self.kept_images:
-                yield as_input(self.validation.squares(self.imgsz, part))
+                yield as_input(self.validation.squares(self.imgsz, part).to(self.device))
                 continue
             if start not in self._decoded:
                 whole = slice(start, start + BATCH)
-                self._decoded[start] = self.validation.squares(self.imgsz, whole)
+                self._decoded[start] = self.validation.squares(self.imgsz, whole).to(self.device)
             yield as_input(self._decoded[start][: part.stop - start])
 
     @cached_property
     def _calibration_squares(self) -> Tensor:
-        return self.calibration.squares(self.imgsz)
+        return self.calibration.squares(self.imgsz).to(self.device)
 
     @property
     def calibration_images(self) -> Tensor:
@@ -126,20 +129,24 @@ class DenseAtSize:
 
     @cached_property
     def references(self) -> list[Reference]:
-        """What the dense model says about the first `proxy_images` images, batch by batch."""
-        return self._recall(
-            ["references", self.validation.digest, self.proxy_images], self._measure_references
+        """What the dense model says about the first `proxy_images` images, on the CPU, by batch."""
+        return self.database.recall(
+            [*self._key, "references", self.validation.digest, self.proxy_images],
+            self._measure_references,
         )
 
     @cached_property
     def maps(self) -> list[Maps]:
-        """What the dense model's layers write on these images; nothing where that is too much."""
+        """What the dense model's layers write on these images.
+
+        Nothing where that is too much, or on a GPU, whose memory is dearer than its time.
+        """
         values = sum(
             step.out_channels * step.out_h * step.out_w
             for step in self.network.steps_at(self.imgsz)
             if isinstance(step, ConvShape)
         )
-        if 4 * values * self.proxy_images > LARGEST_MAPS:
+        if self.device != CPU or 4 * values * self.proxy_images > LARGEST_MAPS:
             return []
         return self._recall(
             ["maps", self.validation.digest, self.proxy_images, FIRST], self._measure_maps
@@ -151,17 +158,23 @@ class DenseAtSize:
 
     def _measure_references(self) -> list[Reference]:
         net = for_inference(copy.deepcopy(self.detector.net))
-        with torch.inference_mode():
-            outputs = (net(batch) for batch in self.batches(self.proxy_images))
-            return [reference(output, detect(output)) for output in outputs]
+        with torch.inference_mode(), computing_on(self.device):
+            outputs = [net(batch).cpu() for batch in self.batches(self.proxy_images)]
+        return [reference(output, detect(output)) for output in outputs]
 
     def _recall(self, what: list[str | int], measure: Callable[[], T]) -> T:
         """Return what the database knows of this model, these images and this input size."""
-        return self.database.recall([*self._key, *what], measure)
+
+        def measure_there() -> T:
+            with computing_on(self.device):
+                return moved(measure(), CPU)
+
+        return moved(self.database.recall([*self._key, *what], measure_there), self.device)
 
     @cached_property
     def _key(self) -> tuple[str | int, ...]:
-        return self.detector.digest, self.calibration.digest, self.imgsz
+        key = (self.detector.digest, self.calibration.digest, self.imgsz)
+        return key if self.device == CPU else (*key, self.device.type)
 
 
 def as_input(squares: Tensor) -> Tensor:

@@ -40,6 +40,7 @@ from evaluators.dataset import Dataset
 from evaluators.dense import DenseAtSize, for_inference
 from evaluators.details import details_of
 from evaluators.detection import detect, score_detections
+from evaluators.device import CPU, computing_on, default_device
 from evaluators.distortion import agreement, distortion
 from evaluators.patterns import apply_patterns
 from evaluators.prefix import FIRST, first_change, run_from
@@ -54,6 +55,7 @@ from spaces.groups import Network
 from spaces.model import Detector
 from spaces.quantization.grid import is_quantized
 from spaces.quantization.simulate import quantize
+from spaces.sliced import copied
 
 PROXY_IMAGES = 16
 SUBSET_IMAGES = 32
@@ -81,6 +83,8 @@ class Evaluator:
         restoration: How sliced networks get accuracy back on the cheap rungs, a key of
             `RESTORATIONS`. On YOLOv5n the refit keeps twice the mAP that batch-norm re-estimation
             keeps, and both together less.
+        device: Where networks are made and run; None = CUDA where there is one. Detections are
+            found and scored on the CPU.
     """
 
     def __init__(
@@ -91,9 +95,13 @@ class Evaluator:
         calibration: Dataset,
         validation: Dataset,
         restoration: str = "refit",
+        device: torch.device | None = None,
     ) -> None:
         assert restoration in RESTORATIONS, restoration
+        self._device = device or default_device()
         self._detector = detector
+        if self._device != CPU:
+            self._detector = replace(detector, net=copied(detector.net).to(self._device))
         self.network = network
         self.ranking = ranking
         self._calibration = calibration
@@ -124,8 +132,8 @@ class Evaluator:
         """
         start = time.perf_counter()
         try:
-            net = for_inference(self.build(candidate, rung).net)
-            forward = self._shortened(net, candidate) if rung == "proxy" else net
+            net = for_inference(self._build(candidate, rung).net)
+            forward = self._there(self._shortened(net, candidate) if rung == "proxy" else net)
             diagnose = partial(self._collapse, net, candidate)
             score = self._score(forward, candidate.imgsz, rung, diagnose)
         except _Unusable as unusable:
@@ -133,26 +141,30 @@ class Evaluator:
         return replace(score, seconds=time.perf_counter() - start)
 
     def evaluate_forward(self, forward: Forward, imgsz: int) -> Score | Failed:
-        """Score anything that detects, on all validation images."""
+        """Score anything that detects on the CPU, on all validation images."""
         start = time.perf_counter()
         try:
-            score = self._score(forward, imgsz, "full")
+            score = self._score(lambda images: forward(images.cpu()), imgsz, "full")
         except _Unusable as unusable:
             return unusable.failed
         return replace(score, seconds=time.perf_counter() - start)
 
     def build(self, candidate: Candidate, rung: str = "full") -> Detector:
-        """Return the compressed model that is scored: sliced, restored and quantised.
+        """Return the compressed model that is scored, on the CPU: sliced, restored and quantised.
 
         Raises:
             InputError: If the candidate does not fit the model.
         """
+        built = self._build(candidate, rung)
+        return replace(built, net=built.net.cpu())
+
+    def _build(self, candidate: Candidate, rung: str) -> Detector:
         detector = compress(self._detector, self.network, candidate, self.ranking)
         kept = kept_channels(self.network, candidate, self.ranking)
         network = self.network.of(candidate)
         dense, bits = self._at(candidate.imgsz), _bits(candidate)
         scales = dense.scales if _needs_scales(bits) else None
-        with _running_a_model():
+        with _running_a_model(), computing_on(self._device):
             if rung == "full" and (_has_low_bits(bits) or not kept.all() or candidate.patterns):
                 reconstruct(
                     detector.net, dense.outputs, network, kept, bits, scales,
@@ -205,7 +217,8 @@ class Evaluator:
         """
         bits, dense = _bits(candidate), self._at(candidate.imgsz)
         scales = dense.scales if _needs_scales(bits) else None
-        return Compressed(self.build(candidate), candidate.imgsz, bits, scales, dense.quick_images)
+        images = dense.quick_images.cpu()
+        return Compressed(self.build(candidate), candidate.imgsz, bits, scales, images)
 
     def _at(self, imgsz: int) -> DenseAtSize:
         if imgsz not in self._dense:
@@ -218,8 +231,18 @@ class Evaluator:
                 PROXY_IMAGES,
                 SUBSET_IMAGES,
                 self._database,
+                self._device,
             )
         return self._dense[imgsz]
+
+    def _there(self, forward: Forward) -> Forward:
+        """Return what runs on the device and answers on the CPU."""
+
+        def run(images: Tensor) -> Tensor:
+            with computing_on(self._device):
+                return forward(images).cpu()
+
+        return run
 
     def _shortened(self, net: nn.Module, candidate: Candidate) -> Forward:
         """Return what runs a candidate's network on the proxy images, from its first change on."""
@@ -254,7 +277,9 @@ class Evaluator:
                 if collapse is not None:
                     data = data.subset(len(detections))
                     break
-        accuracy = None if rung == "proxy" else score_detections(detections, data, imgsz)
+        accuracy = None
+        if rung != "proxy":
+            accuracy = score_detections(detections, data, imgsz, by_area=rung == "full")
         images = sum(count for count, _, _ in distances)
         return Score(
             map50_95=None if accuracy is None else accuracy.map50_95,
@@ -275,7 +300,7 @@ class Evaluator:
     def _collapse(self, net: nn.Module, candidate: Candidate) -> Collapse | None:
         images = next(self._at(candidate.imgsz).batches(COLLAPSE_IMAGES))
         kept = kept_channels(self.network, candidate, self.ranking)
-        with _running_a_model():
+        with _running_a_model(), computing_on(self._device):
             return find_collapse(net, self._detector.net, self.network.of(candidate), kept, images)
 
 
@@ -325,6 +350,8 @@ def _running_a_model() -> Iterator[None]:
     """Translate what a model's forward pass raises; elsewhere such errors are bugs."""
     try:
         yield
+    except torch.OutOfMemoryError:  # a GPU is shared: another process may have it
+        raise
     except (RuntimeError, MemoryError) as error:
         message = f"{type(error).__name__}: {error}"
         raise _Unusable("exception", message[:500]) from error

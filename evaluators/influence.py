@@ -64,4 +64,5 @@ def influential_positions(energy_BL: Tensor, count: int, generator: torch.Genera
     if count >= size:
         return torch.arange(size).expand(images, -1)
     chance_BL = 1 + energy_BL / energy_BL.mean(1, keepdim=True).clamp_min(TINY_ENERGY)
-    return torch.multinomial(chance_BL, count, generator=generator)
+    chosen_Bp = torch.multinomial(chance_BL.to(generator.device), count, generator=generator)
+    return chosen_Bp.to(energy_BL.device)

@@ -30,7 +30,7 @@ from evaluators.score import Failed
 from hw_models.errors import DeviceError
 from search.evaluating import Build, EvaluatorActor, evaluate, use_one_thread
 from search.ledger import Outcome, Task
-from search.nodes import Node, alive_nodes, allot, units
+from search.nodes import ACTORS_PER_GPU, Node, alive_nodes, allot, units
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ class RayPool:
 
     Args:
         build: Makes the evaluator inside the actor; goes through the object store, once a node.
-        size: Most actors; None = one a GPU where the cluster has GPUs, else one a CPU.
+        size: Most actors; None = `ACTORS_PER_GPU` a GPU where the cluster has GPUs, else one a CPU.
         deadline_s: Longest wall time of a task.
         clock: Seconds that never run backwards.
 
@@ -241,7 +241,7 @@ class RayPool:
         """Start an actor on a node that is to have so many."""
         resources = {
             "num_cpus": min(self._share, node.cpus),
-            "num_gpus": min(self._share, node.gpus),
+            "num_gpus": min(self._share / ACTORS_PER_GPU, node.gpus),
         }
         actor = self._actor_class.options(
             **resources,

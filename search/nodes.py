@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import ray
 
+ACTORS_PER_GPU = 4  # they find and score detections on a CPU each while others compute
+
 
 @dataclass(frozen=True, slots=True)
 class Node:
@@ -41,9 +43,15 @@ def alive_nodes() -> dict[str, Node]:
 
 
 def units(nodes: Collection[Node]) -> dict[str, int]:
-    """Return what an actor takes one of, by node: GPUs where there are any, else CPUs."""
+    """Return what an actor takes one of, by node: shares of GPUs where there are any, else CPUs.
+
+    Of a node with GPUs no more than its CPUs can serve.
+    """
     if any(node.gpus >= 1 for node in nodes):
-        return {node.name: int(node.gpus) for node in nodes}
+        return {
+            node.name: min(int(node.gpus) * ACTORS_PER_GPU, max(int(node.cpus), int(node.gpus)))
+            for node in nodes
+        }
     return {node.name: int(node.cpus) for node in nodes}
 
 

@@ -169,7 +169,7 @@ def _slice(module: nn.Module, name: str, axis: int, indices: Tensor) -> None:
     tensor = getattr(module, name)
     if tensor is None or len(indices) == tensor.shape[axis]:
         return
-    sliced = tensor.detach().index_select(axis, indices)
+    sliced = tensor.detach().index_select(axis, indices.to(tensor.device))
     if isinstance(tensor, nn.Parameter):
         sliced = nn.Parameter(sliced, requires_grad=tensor.requires_grad)
     setattr(module, name, sliced)

@@ -32,7 +32,7 @@ def measure(net: Callable[[torch.Tensor], torch.Tensor], data: Dataset) -> Accur
     detections: list[torch.Tensor] = []
     for batch in data.squares(IMAGE_SIZE).split(_BATCH):
         detections += detect(net(batch.float() / 255))
-    return score_detections(detections, data, IMAGE_SIZE)
+    return score_detections(detections, data, IMAGE_SIZE, by_area=True)
 
 
 def main() -> None:

@@ -29,6 +29,7 @@ from ultralytics.utils.loss import v8DetectionLoss
 from evaluators.demo import demo_dataset
 from evaluators.demo.generator import IMAGE_SIZE, NAMES, render
 from evaluators.demo.measure import measure
+from evaluators.device import default_device
 
 _LOSS_GAINS = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5)  # ultralytics' defaults
 _SIZES = ((0.40, 192), (0.62, 256), (1.00, 320))  # input pixels until this share of the run
@@ -161,7 +162,7 @@ def _start(plan: Plan) -> Run:
     net = DetectionModel("yolov5n.yaml", nc=len(NAMES), verbose=False)
     net.names = dict(enumerate(NAMES))
     net.args = _LOSS_GAINS
-    net = net.to(_device(), memory_format=torch.channels_last)
+    net = net.to(default_device(), memory_format=torch.channels_last)
     decayed = [p for p in net.parameters() if p.ndim > 1]
     plain = [p for p in net.parameters() if p.ndim <= 1]  # biases and batch norm
     groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
@@ -170,10 +171,6 @@ def _start(plan: Plan) -> Run:
     if plan.checkpoint.exists():
         run.restore(plan.checkpoint)
     return run
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _learning_rate(share: float) -> float:
@@ -189,7 +186,7 @@ def _step(
     """One optimiser step in mixed bfloat16, then one step of the moving average."""
     for group in run.optimizer.param_groups:
         group["lr"] = learning_rate
-    device = _device()
+    device = default_device()
     batch = {key: value.to(device) for key, value in batch.items()}
     run.net.train()
     with torch.autocast(device.type, dtype=torch.bfloat16):
@@ -257,7 +254,7 @@ def save_weights(net: DetectionModel, path: Path, provenance: dict[str, object])
 def _report(run: Run, size_px: int, losses: dict[str, torch.Tensor]) -> None:
     """Print how far the run is and how good the averaged model is on a few images."""
     began_s = time.monotonic()
-    net, device = run.ema.eval(), _device()
+    net, device = run.ema.eval(), default_device()
     found = measure(
         lambda images: net(images.to(device))[0].cpu(), demo_dataset("val", _VAL_IMAGES)
     )

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.dataset import Dataset
+from evaluators.device import default_device
 from evaluators.training.averaging import Average
 from evaluators.training.classic_objective import ClassicObjective
 from evaluators.training.distillation import Distillation
@@ -292,11 +293,6 @@ class Training:
                 f" got {type(error).__name__}: {str(error).splitlines()[0]}.",
                 "Remove it to train from the beginning.",
             ) from error
-
-
-def default_device() -> torch.device:
-    """Return CUDA where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def rate(progress: float) -> float:

@@ -26,8 +26,11 @@ def sample_positions(images: int, size: int, total: int) -> Tensor:
     """
     count = min(size, -(-total // images))
     generator = torch.Generator().manual_seed(0)
-    rows = [torch.randperm(size, generator=generator)[:count] for _ in range(images)]
-    return torch.stack(rows)
+    rows = [
+        torch.randperm(size, generator=generator, device=generator.device)[:count]
+        for _ in range(images)
+    ]
+    return torch.stack(rows).to(torch.get_default_device())
 
 
 def patches(conv: nn.Conv2d, x_NIHW: Tensor, positions_Np: Tensor) -> Tensor:

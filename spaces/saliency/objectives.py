@@ -54,5 +54,6 @@ def random_projection(generator: torch.Generator) -> Objective:
 
 
 def _signed(values: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
-    signs = torch.randint(0, 2, values.shape, generator=generator) * 2.0 - 1.0
+    drawn = torch.randint(0, 2, values.shape, generator=generator, device=generator.device)
+    signs = drawn.to(values.device) * 2.0 - 1.0
     return (signs * weights * values).sum()

@@ -29,7 +29,7 @@ def true_boxes(data: Dataset, score: float = 0.9) -> list[torch.Tensor]:
 def test_details_travel_in_a_score() -> None:
     data = demo_dataset("val", 3)
     detections = true_boxes(data)
-    accuracy = score_detections(detections, data, IMGSZ)
+    accuracy = score_detections(detections, data, IMGSZ, by_area=True)
     details = details_of(accuracy, detections, data, IMGSZ)
     score = Score(1.0, 1.0, 0.0, 1.0, 3, "full", details=details)
     again = Score.from_dict(json.loads(json.dumps(score.to_dict())))
@@ -50,5 +50,5 @@ def test_a_score_without_details_has_no_key_for_them() -> None:
 
 def test_nothing_found() -> None:
     data = demo_dataset("val", 1)
-    accuracy = score_detections([found()], data, IMGSZ)
+    accuracy = score_detections([found()], data, IMGSZ, by_area=True)
     assert details_of(accuracy, [found()], data, IMGSZ).seen == ((),)

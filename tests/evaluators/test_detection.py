@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def test_mean_average_precision_by_hand(tiny: Dataset) -> None:
         found((10, 10, 40, 40, 0.9, 0), (64, 60, 20, 20, 0.6, 1)),
         found((0, 50, 50, 50, 0.8, 0), (50, 50, 50, 50, 0.7, 0)),
     ]
-    accuracy = score_detections(detections, tiny, 100 * SCALE)
+    accuracy = score_detections(detections, tiny, 100 * SCALE, by_area=True)
     class_0 = (34 + 33 * 2 / 3) / 101
     assert accuracy.map50 == pytest.approx((class_0 + 1.0) / 2)
     assert accuracy.map50_95 == pytest.approx((class_0 + 0.4) / 2)
@@ -39,6 +40,18 @@ def test_mean_average_precision_by_hand(tiny: Dataset) -> None:
     assert accuracy.small == pytest.approx(0.4)  # the disc's 400 square pixels
     assert accuracy.medium == pytest.approx(class_0)
     assert accuracy.large is None
+    overall = score_detections(detections, tiny, 100 * SCALE)
+    assert overall == replace(accuracy, small=None, medium=None)
+
+
+def test_classes_that_the_data_lacks_and_data_without_objects_count_nothing(tiny: Dataset) -> None:
+    wider = replace(tiny, names=("square", "disc", "cross"))
+    seen = found((10, 10, 40, 40, 0.9, 0), (64, 60, 20, 20, 0.9, 2))
+    accuracy = score_detections([seen, found()], wider, 200)
+    assert [name for name, _ in accuracy.per_class] == ["square", "disc"]
+    assert accuracy == score_detections([seen[:1], found()], tiny, 200)
+    empty = replace(tiny, annotations=())
+    assert score_detections([seen, found()], empty, 200).map50_95 == 0.0
 
 
 def test_perfect_and_no_detections(tiny: Dataset, capsys: pytest.CaptureFixture[str]) -> None:

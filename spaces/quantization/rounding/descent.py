@@ -33,12 +33,12 @@ def improved(
 ) -> Tensor:
     """Return a rounding that is better than one given; arguments as in `Rounding`."""
     weight_FO, rounded_FO = (
-        x.detach().flatten(1).T.float().contiguous().numpy().copy() for x in (weight, rounded)
+        x.detach().flatten(1).T.float().contiguous().cpu().numpy().copy() for x in (weight, rounded)
     )
-    hessian = damped(hessian_FF).numpy()
+    hessian, steps = damped(hessian_FF).cpu().numpy(), steps_O.cpu().numpy()
     for _ in range(PASSES):
-        _improve(weight_FO, rounded_FO, hessian, steps_O.numpy(), largest_integer(bits))
-    return torch.from_numpy(rounded_FO).T.reshape(weight.shape).contiguous()
+        _improve(weight_FO, rounded_FO, hessian, steps, largest_integer(bits))
+    return torch.from_numpy(rounded_FO).T.reshape(weight.shape).contiguous().to(weight.device)
 
 
 def _improve(

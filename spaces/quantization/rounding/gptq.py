@@ -32,10 +32,11 @@ def gptq(weight: Tensor, hessian_FF: Tensor, steps_O: Tensor, bits: int) -> Tens
     order_F = hessian_FF.diagonal().argsort(descending=True, stable=True)
     factor_FF = inverse_factor(hessian_FF[order_F][:, order_F])
     rows = weight.detach().flatten(1)
-    weight_FO = np.ascontiguousarray(rows[:, order_F].T.float().numpy())
-    _round_in_order(weight_FO, factor_FF.numpy(), steps_O.float().numpy(), largest_integer(bits))
+    weight_FO = np.ascontiguousarray(rows[:, order_F].T.float().cpu().numpy())
+    steps = steps_O.float().cpu().numpy()
+    _round_in_order(weight_FO, factor_FF.cpu().numpy(), steps, largest_integer(bits))
     rounded = torch.empty_like(rows, dtype=torch.float32)
-    rounded[:, order_F] = torch.from_numpy(weight_FO).T
+    rounded[:, order_F] = torch.from_numpy(weight_FO).T.to(rows.device)
     return rounded.view(weight.shape)
 
 
