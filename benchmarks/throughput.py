@@ -1,9 +1,10 @@
 """How fast a search goes: `python -m benchmarks.throughput`.
 
-On the embedded demo (320 px, 32 images a candidate): candidate evaluations a second an actor, pool
-efficiency (busy time of the actors over wall time) with 1 and 2 actors, and candidates priced a
-second by the cost model on one core, genome to latency. All candidates are different and moderately
-pruned.
+Candidate evaluations a second (32 images each, without --weights and --data of the embedded demo),
+pool efficiency (busy time of the actors over wall time), both by the number of actors, and
+candidates priced a second by the cost model on one core, genome to latency. All candidates are
+different and moderately pruned. On a machine with GPUs the actors share them; to measure its CPUs,
+hide them: `CUDA_VISIBLE_DEVICES=`.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ import multiprocessing
 import os
 import time
 from multiprocessing.synchronize import Barrier
+from typing import Annotated
 
 import numpy as np
+import typer
 from rich.console import Console
 from rich.table import Table
 
+from evaluators.device import default_device
 from evaluators.score import Score
 from search.actors import KEPT_MEMORY, RayPool
 from search.evaluating import Build, Evaluates, use_one_thread
@@ -29,23 +33,36 @@ EVALUATIONS = 48
 PRICED = 100_000
 
 
-def main() -> None:
+def main(
+    actors: Annotated[str, typer.Option(help="numbers of actors")] = "1,2",
+    weights: str = "demo",
+    data: str = "demo",
+    imgsz: int = 320,
+) -> None:
     """Measure and print."""
-    problem = prepare(read_settings({"latency": ("30ms",), "target": "jetson-xavier-nx"}))
-    table = Table(title="demo, 320 px, jetson-xavier-nx")
-    for header in ("what", "figure"):
-        table.add_column(header, justify="left" if header == "what" else "right")
-    for actors in (1, 2):
-        rate, efficiency = evaluation_rate(problem, actors)
-        table.add_row(f"evaluations/s per actor, {actors} actor(s)", f"{rate / actors:.2f}")
-        table.add_row(f"pool efficiency, {actors} actor(s)", f"{efficiency:.1%}")
-    table.add_row("candidates priced/s, one core", f"{pricing_rate(problem):,.0f}")
-    Console().print(table)
+    given = {
+        "weights": weights,
+        "data": data,
+        "imgsz": (imgsz,),
+        "latency": ("90%",),
+        "target": "jetson-xavier-nx",
+    }
+    problem = prepare(read_settings(given))
+    table = Table(title=f"{weights}, {imgsz} px, on {default_device().type}")
+    for header in ("actors", "evaluations/s", "an actor", "times one", "pool efficiency"):
+        table.add_column(header, justify="right")
+    first = None
+    for count in map(int, actors.split(",")):
+        rate, efficiency = evaluation_rate(problem, count)
+        first = first or rate
+        cells = (f"{rate:.2f}", f"{rate / count:.2f}", f"{rate / first:.2f}", f"{efficiency:.1%}")
+        table.add_row(str(count), *cells)
+    Console().print(table, f"candidates priced/s, one core: {pricing_rate(problem):,.0f}")
 
 
 def evaluation_rate(problem: Problem, actors: int) -> tuple[float, float]:
     """Return evaluations a second of the whole pool, and the share of time its actors were busy."""
-    tasks = make_tasks(problem, EVALUATIONS + actors)
+    tasks = make_tasks(problem, max(EVALUATIONS, 8 * actors) + actors)
     pool = RayPool(problem.build, actors, lambda _: 600.0)
     list(pool.run(tasks[:actors]))  # actors are up, images decoded
     start = time.perf_counter()
@@ -103,4 +120,4 @@ def pricing_rate(problem: Problem) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)
