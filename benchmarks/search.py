@@ -120,7 +120,7 @@ def main(
     base = prepare(read_settings(given))
     pool: Pool = InProcessPool(base.build)
     if actors:
-        pool = RayPool(base.build, actors, lambda task: 600.0)
+        pool = RayPool(base.build, actors, lambda task: 600.0, base.use_gpus)
     runs: list[dict[str, Any]] = []
     for asked in methods.split(","):
         method, evals = asked.split("=")

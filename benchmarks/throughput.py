@@ -63,7 +63,7 @@ def main(
 def evaluation_rate(problem: Problem, actors: int) -> tuple[float, float]:
     """Return evaluations a second of the whole pool, and the share of time its actors were busy."""
     tasks = make_tasks(problem, max(EVALUATIONS, 8 * actors) + actors)
-    pool = RayPool(problem.build, actors, lambda _: 600.0)
+    pool = RayPool(problem.build, actors, lambda _: 600.0, problem.use_gpus)
     list(pool.run(tasks[:actors]))  # actors are up, images decoded
     start = time.perf_counter()
     outcomes = list(pool.run(tasks[actors:]))

@@ -113,8 +113,9 @@ class RayPool:
 
     Args:
         build: Makes the evaluator inside the actor; goes through the object store, once a node.
-        size: Most actors; None = `ACTORS_PER_GPU` a GPU where the cluster has GPUs, else one a CPU.
+        size: Most actors; None = as many as fit.
         deadline_s: Longest wall time of a task.
+        use_gpus: Whether actors share GPUs where the cluster has any; else one takes a CPU.
         clock: Seconds that never run backwards.
 
     Raises:
@@ -126,16 +127,18 @@ class RayPool:
         build: Build,
         size: int | None,
         deadline_s: Callable[[Task], float],
+        use_gpus: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         start_ray()
         self._limit = size
         self._deadline_s = deadline_s
+        self._use_gpus = use_gpus
         self._clock = clock
         self._build = ray.put(build)
         self._actor_class = ray.remote(EvaluatorActor)
         self._nodes = alive_nodes()
-        offered = sum(units(self._nodes.values()).values())
+        offered = sum(units(self._nodes.values(), use_gpus).values())
         # Fixed from here on: actors that are there would leave no room for larger ones.
         self._share = min(1.0, offered / size) if size and offered else 1.0
         self._idle: list[_Seat] = []
@@ -150,7 +153,7 @@ class RayPool:
     def size(self) -> int:
         """Number of actors, those that are starting included; before the first task, to come."""
         if math.isinf(self._looked):
-            return allot(self._nodes.values(), self._limit, self._share).total()
+            return self._allotted().total()
         return len(self._idle) + len(self._busy)
 
     def run(self, tasks: Iterable[Task | None]) -> Iterator[Outcome]:
@@ -210,13 +213,16 @@ class RayPool:
         present.update(job.seat.node for job in self._busy.values())
         present = Counter({node: n for node, n in present.items() if node in self._nodes})
         room = None if self._limit is None else self._limit - present.total()
-        for node, count in allot(self._nodes.values(), self._limit, self._share).items():
+        for node, count in self._allotted().items():
             missing = 0 if self._worn_out(node, count) else max(0, count - present[node])
             for _ in range(missing if room is None else min(missing, room)):
                 self._start(self._nodes[node], count)
             if node not in before:
                 log.info("node %s joined: %d actors", self._nodes[node].address, count)
         self._complain()
+
+    def _allotted(self) -> Counter[str]:
+        return allot(self._nodes.values(), self._limit, self._share, self._use_gpus)
 
     def _worn_out(self, node: str, actors: int) -> bool:
         return self._deaths[node] >= DEATHS * actors
@@ -241,7 +247,7 @@ class RayPool:
         """Start an actor on a node that is to have so many."""
         resources = {
             "num_cpus": min(self._share, node.cpus),
-            "num_gpus": min(self._share / ACTORS_PER_GPU, node.gpus),
+            "num_gpus": min(self._share / ACTORS_PER_GPU, node.gpus) if self._use_gpus else 0,
         }
         actor = self._actor_class.options(
             **resources,

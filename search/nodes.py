@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import ray
 
-ACTORS_PER_GPU = 4  # they find and score detections on a CPU each while others compute
+ACTORS_PER_GPU = 2  # one finds and scores detections, on a CPU, while the other computes
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +42,12 @@ def alive_nodes() -> dict[str, Node]:
     }
 
 
-def units(nodes: Collection[Node]) -> dict[str, int]:
-    """Return what an actor takes one of, by node: shares of GPUs where there are any, else CPUs.
+def units(nodes: Collection[Node], use_gpus: bool) -> dict[str, int]:
+    """Return what an actor takes one of, by node: CPUs, or shares of GPUs where there are any.
 
     Of a node with GPUs no more than its CPUs can serve.
     """
-    if any(node.gpus >= 1 for node in nodes):
+    if use_gpus and any(node.gpus >= 1 for node in nodes):
         return {
             node.name: min(int(node.gpus) * ACTORS_PER_GPU, max(int(node.cpus), int(node.gpus)))
             for node in nodes
@@ -55,7 +55,7 @@ def units(nodes: Collection[Node]) -> dict[str, int]:
     return {node.name: int(node.cpus) for node in nodes}
 
 
-def allot(nodes: Collection[Node], limit: int | None, share: float) -> Counter[str]:
+def allot(nodes: Collection[Node], limit: int | None, share: float, use_gpus: bool) -> Counter[str]:
     """Return how many actors each node is to have.
 
     Nodes fill in turn, so that few actors still use every node.
@@ -64,10 +64,11 @@ def allot(nodes: Collection[Node], limit: int | None, share: float) -> Counter[s
         nodes: All nodes.
         limit: Most actors of all; None for as many as fit.
         share: Part of a unit that an actor takes, above 0.
+        use_gpus: Whether actors share GPUs where there are any.
     """
     places = sorted(
         (place, name)
-        for name, count in units(nodes).items()
+        for name, count in units(nodes, use_gpus).items()
         for place in range(int(count / share + 1e-6))
     )
     return Counter(name for _, name in places[:limit])

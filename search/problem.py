@@ -20,6 +20,7 @@ from evaluators.database import Database
 from evaluators.dataset import Dataset, check_names, load_dataset
 from evaluators.demo import demo_dataset, demo_detector
 from evaluators.dense import as_input
+from evaluators.device import CPU
 from evaluators.evaluator import Evaluator
 from evaluators.score import Score
 from hw_models.cost import Cost, CostBatch, CostModel
@@ -40,6 +41,9 @@ log = logging.getLogger(__name__)
 
 Genomes = npt.NDArray[np.int64]
 
+GPU_FROM_MACS = 20e9
+"""Of the dense network, from which evaluations go to GPUs. However small the network, an H200 made
+one evaluation a second of it; sixteen CPU cores do more up to about here."""
 PROTOCOL = "5"  # to be counted up when the same candidate would get another score
 CALIBRATION_IMAGES = 64
 DEMO_VALIDATION_IMAGES = 128
@@ -59,6 +63,7 @@ class Problem:
         calibration: Images without labels, to measure the dense model on.
         validation: Images accuracy is measured on.
         build: Makes an evaluator, in this process or an actor.
+        use_gpus: Whether evaluators use GPUs where there are any.
         protocol: Digest of all that decides a score; scores of equal protocol are comparable.
     """
 
@@ -71,6 +76,7 @@ class Problem:
     calibration: Dataset
     validation: Dataset
     build: Callable[[], Evaluator]
+    use_gpus: bool
     protocol: str
 
     def dense(self, imgsz: int | None = None) -> Candidate:
@@ -181,6 +187,8 @@ def load_problem(settings: Settings) -> Problem:
             converts=profile.converts,
         ),
     )
+    dense = space.workload(uncompressed(space, imgsz[0]))
+    use_gpus = dense.macs >= GPU_FROM_MACS
     criterion = "l2" if settings.prune == "none" else settings.prune
     build = partial(
         Evaluator,
@@ -189,6 +197,7 @@ def load_problem(settings: Settings) -> Problem:
         ranking=_ranking(detector, network, criterion, calibration, imgsz[0]),
         calibration=calibration,
         validation=validation,
+        device=None if use_gpus else CPU,
     )
     return Problem(
         settings=settings,
@@ -196,12 +205,11 @@ def load_problem(settings: Settings) -> Problem:
         space=space,
         sizes=imgsz,
         model=model,
-        limits=resolve_limits(
-            settings, model.predict(space.workload(uncompressed(space, imgsz[0])))
-        ),
+        limits=resolve_limits(settings, model.predict(dense)),
         calibration=calibration,
         validation=validation,
         build=build,
+        use_gpus=use_gpus,
         protocol=_protocol(detector, calibration, validation, criterion, imgsz[0]),
     )
 

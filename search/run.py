@@ -258,7 +258,7 @@ def _pool(problem: Problem) -> Iterator[Pool]:
     if problem.settings.actors == 0:
         pool = InProcessPool(problem.build)
     else:
-        pool = RayPool(problem.build, problem.settings.actors, deadline_s)
+        pool = RayPool(problem.build, problem.settings.actors, deadline_s, problem.use_gpus)
     # Only now: Ray sets a handler of its own when it starts.
     signal.signal(signal.SIGTERM, _interrupt)
     try:

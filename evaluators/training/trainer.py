@@ -137,7 +137,7 @@ class Training:
         batches = len(data) // min(plan.batch, len(data))
         self._steps = batches * plan.epochs
         self._student = student
-        self._net = _trainable(student.net, self._device)
+        self._net = _trainable(student.net)
         for method in self._methods:
             method.install(self._net)
         self._net.to(self._device)
@@ -307,9 +307,9 @@ def _objective_of(kind: str, net: nn.Module) -> Objective:
     return UObjective(net) if kind == "u" else ClassicObjective(net)
 
 
-def _trainable(net: nn.Module, device: torch.device) -> nn.Module:
-    """Copy a network and let its weights be trained, but not the fixed ramp of a u-model's DFL."""
-    net = copy.deepcopy(net).to(device).to(memory_format=torch.channels_last)
+def _trainable(net: nn.Module) -> nn.Module:
+    """Copy a network to the CPU, and let all but the fixed ramp of a u-model's DFL be trained."""
+    net = copy.deepcopy(net).cpu().to(memory_format=torch.channels_last)
     net.requires_grad_(True)
     for module in net.modules():
         if type(module).__name__ == "DFL":

@@ -188,3 +188,20 @@ def test_files_of_something_else_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b"\0" * 100)
     with pytest.raises(InputError, match=r"w\.safetensors cannot be read"):
         load_trained(path)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
+@pytest.mark.parametrize("method", [Lsq, Nipq, Drgs])
+def test_few_bits_can_be_trained_on_a_gpu(
+    student: Detector,
+    images: Dataset,
+    bits: Bits,
+    scales: ActivationScales,
+    method: type[Lsq | Nipq],
+) -> None:
+    cuda = torch.device("cuda")
+    training = Training(student, student, images, Plan(1), [method(bits, scales)], cuda)
+    training.run_epoch()
+    assert {x.device.type for x in training.averaged.state_dict().values()} == {"cuda"}
+    trained = training.result()
+    assert {x.device.type for x in trained.detector.net.state_dict().values()} == {"cpu"}
