@@ -180,7 +180,7 @@ def load_problem(settings: Settings) -> Problem:
             network,
             imgsz,
             levels=None if settings.prune == "none" else keep_levels(network, profile.granule),
-            bits=bit_options(network, useful_bits(profile, settings)),
+            bits=bit_options(network, useful_bits(profile, settings), outputs=profile.converts),
             baseline=(base, base),
             patterns=_patterns(network, profile, settings),
             depth=droppable(network) if settings.depth else (),

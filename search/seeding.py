@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from search.explorer import Explorer, budgets_of
-from search.solvers.descent import descend
+from search.solvers.descent import descend_from
 from search.solvers.milp import solve_milp
 from search.solvers.repair import repair
 from search.solvers.terms import DIMENSIONS, Terms
@@ -85,11 +85,27 @@ def ladder(explorer: Explorer, terms: Terms, losses: Sequence[Floats], count: in
     rungs: list[Genomes] = []
     for direction_D in directions:
         prices_ND = np.geomspace(CHEAPEST, DEAREST, FINE)[:, None] * direction_D / dense_D
-        genomes_NV = descend(terms, losses, prices_ND, np.repeat(terms.start_V[None], FINE, axis=0))
+        genomes_NV = descend_from(terms, losses, prices_ND, starts(explorer, terms))
         shares_N = (explorer.costs(genomes_NV) / dense_D) @ direction_D / direction_D.sum()
         wanted = np.linspace(shares_N.max(), shares_N.min(), max(2, count // len(directions)))
         rungs += [genomes_NV[int(np.abs(shares_N - share).argmin())] for share in wanted]
     return rungs
+
+
+def starts(explorer: Explorer, terms: Terms) -> Genomes:
+    """Return where to descend from [S, V]: dense and, where it matters, all layers of few bits.
+
+    Where a change of format has a price, few bits of a single layer cost two changes, and gain
+    nothing until its neighbours have them, too.
+    """
+    found = [terms.start_V]
+    if explorer.problem.space.converts:
+        columns = explorer.family("bits")
+        for level in range(1, 1 + max((int(terms.upper_V[v]) for v in columns), default=0)):
+            uniform_V = terms.start_V.copy()
+            uniform_V[columns] = np.minimum(level, terms.upper_V[columns])
+            found.append(uniform_V)
+    return np.stack(found)
 
 
 def price_directions(explorer: Explorer) -> list[Floats]:

@@ -74,6 +74,7 @@ class Network:
         steps: Convolutions and other ops of the dense network in execution order.
         groups: What may be pruned.
         ignored: Convolutions to be left alone: their outputs and their bits stay as they are.
+        outputs: Those of them that only are there because they are Detect's: no user named them.
         reads: For each step, the channel number of every channel it reads.
         writes: For each step, the channel number of every channel it writes.
         norms: For each batch norm, by module name, the channel number of every channel.
@@ -86,6 +87,7 @@ class Network:
     steps: tuple[ConvShape | OtherOp, ...]
     groups: tuple[ChannelGroup, ...]
     ignored: tuple[str, ...]
+    outputs: tuple[str, ...]
     reads: tuple[IntArray, ...]
     writes: tuple[IntArray, ...]
     norms: dict[str, IntArray]
@@ -226,18 +228,16 @@ def analyse(detector: Detector, imgsz: int, ignore: Sequence[str] = ()) -> Netwo
     net = copy.deepcopy(detector.net)
     traced = trace(net)
     check_imgsz(imgsz, traced.stride)
-    ignored = _unread(traced) | ignored_layers(net, ignore)
+    outputs, named = _unread(traced), ignored_layers(net, ignore)
+    ignored = outputs | named
     groups, channel_of_source = _couple(net, traced, ignored)
     return Network(
         imgsz=imgsz,
         stride=traced.stride,
         steps=tuple(_rescaled(step, imgsz, TRACE_IMGSZ) for step in traced.steps),
         groups=groups,
-        ignored=tuple(
-            step.name
-            for step in traced.steps
-            if isinstance(step, ConvShape) and step.name in ignored
-        ),
+        ignored=_ordered(traced, ignored),
+        outputs=_ordered(traced, outputs - named),
         reads=tuple(channel_of_source[sources] for sources in traced.reads),
         writes=tuple(channel_of_source[sources] for sources in traced.writes),
         norms={name: channel_of_source[sources] for name, sources in traced.norms.items()},
@@ -259,6 +259,12 @@ def check_imgsz(imgsz: int, stride: int) -> None:
             f"largest stride {stride}.",
             f"The nearest is {nearest}.",
         )
+
+
+def _ordered(traced: Trace, names: set[str]) -> tuple[str, ...]:
+    """Return names of convolutions in execution order."""
+    convs = (step for step in traced.steps if isinstance(step, ConvShape))
+    return tuple(step.name for step in convs if step.name in names)
 
 
 def _unread(traced: Trace) -> set[str]:

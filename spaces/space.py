@@ -59,15 +59,18 @@ def _spread(size: int, granule: int, most: int, smallest: float) -> tuple[int, .
     return (size, *(int(number) * granule for number in dict.fromkeys(numbers)))
 
 
-def bit_options(network: Network, options: Sequence[Bits]) -> dict[str, tuple[Bits, ...]]:
+def bit_options(
+    network: Network, options: Sequence[Bits], outputs: bool = False
+) -> dict[str, tuple[Bits, ...]]:
     """Return the same options for every layer that is not ignored.
 
     Args:
         network: Its layers.
         options: (weight bits, activation bits), densest first.
+        outputs: Whether Detect's output convolutions have them, too.
     """
-    ignored = set(network.ignored)
-    return {layer.name: tuple(options) for layer in network.layers if layer.name not in ignored}
+    left = {*network.ignored} - ({*network.outputs} if outputs else set())
+    return {layer.name: tuple(options) for layer in network.layers if layer.name not in left}
 
 
 def pattern_options(network: Network, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -138,7 +141,7 @@ class SearchSpace:
         check_names("layer", bits, layers)
         check_names("layer", patterns, layers)
         free = [name for name in layers if name not in network.ignored]
-        check_names("layer to vary", bits, free)
+        check_names("layer to vary", bits, [*free, *network.outputs])
         check_names("layer to vary", patterns, free)
         self.network = network
         self.baseline = baseline
@@ -167,7 +170,7 @@ class SearchSpace:
         names = [group.name for group in network.groups]
         self._inside_D = np.array([names.index(name) for name in self._group_of.values()], int)
         self._check_options(sizes)
-        self._converts = converts
+        self.converts = converts
         self._shapes = Shapes(network, baseline, converts)
 
     def _check_options(self, sizes: Mapping[str, int]) -> None:
@@ -199,7 +202,7 @@ class SearchSpace:
             return {
                 name: options.get(prefix + name, values)
                 for name, values in axis.options.items()
-                if name not in self.network.ignored
+                if name not in self.network.ignored or len(values) > 1
             }
 
         return SearchSpace(
@@ -210,7 +213,7 @@ class SearchSpace:
             self.baseline,
             of(self._pattern, "pattern:"),
             [block for block, options in of(self._depth, "depth:").items() if 0 in options],
-            self._converts,
+            self.converts,
         )
 
     @cached_property

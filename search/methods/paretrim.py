@@ -26,9 +26,9 @@ from search.explorer import Explorer, Floats, Genomes, Stop, budgets_of
 from search.methods.genetic import BATCH, without_worthless
 from search.optimizer import Optimizer
 from search.problem import accuracy
-from search.seeding import distinct, exact_seeds, price_directions
+from search.seeding import distinct, exact_seeds, price_directions, starts
 from search.sensitivity import sweep
-from search.solvers.descent import descend
+from search.solvers.descent import descend_from
 from search.solvers.repair import neighbours, repair
 from search.steady import evolve
 from search.surrogate import Surrogate
@@ -187,9 +187,9 @@ class Learner:
             shape = (count, len(explorer.upper_V))
             perturbed = random.random(shape) < random.random((count, 1))
             scales_NV = np.exp(SPREAD * perturbed * random.standard_normal(shape))
-            start_NV = np.repeat(terms.start_V[None], count, axis=0)
             scales_NV = scales_NV * self._surrogate.weights_V
-            found.append(descend(terms, self._losses, prices_ND, start_NV, scales_NV))
+            start_SV = starts(explorer, terms)
+            found.append(descend_from(terms, self._losses, prices_ND, start_SV, scales_NV))
         return np.concatenate(found)
 
     def _on_budgets(self, genomes_NV: Genomes) -> Genomes:

@@ -22,6 +22,45 @@ from search.solvers.terms import Floats, Genomes, Terms
 ROUNDS = 3
 
 
+def descend_from(
+    terms: Terms,
+    losses: Sequence[Floats],
+    prices_ND: Floats,
+    starts_SV: Genomes,
+    scales_NV: Floats | None = None,
+) -> Genomes:
+    """Descend from several starts; return for each problem the best genome found [N, V].
+
+    Args:
+        terms: See `descend`.
+        losses: See `descend`.
+        prices_ND: See `descend`.
+        starts_SV: Where to start, the same for all problems.
+        scales_NV: See `descend`.
+    """
+    count = len(prices_ND)
+    found_SNV = np.stack(
+        [
+            descend(terms, losses, prices_ND, np.repeat(start_V[None], count, 0), scales_NV)
+            for start_V in starts_SV
+        ]
+    )
+    if len(starts_SV) == 1:
+        return found_SNV[0]
+    worth_SN = np.stack(
+        [
+            (terms.costs(found_NV) * prices_ND).sum(axis=1)
+            + sum(
+                losses[v][found_NV[:, v]] * (1.0 if scales_NV is None else scales_NV[:, v])
+                for v in range(found_NV.shape[1])
+            )
+            for found_NV in found_SNV
+        ]
+    )
+    best: Genomes = found_SNV[worth_SN.argmin(axis=0), np.arange(count)]
+    return best
+
+
 def descend(
     terms: Terms,
     losses: Sequence[Floats],

@@ -28,6 +28,7 @@ def test_groups_of_yolov5n(u_network: Network) -> None:
 def test_groups_of_the_classic_yolov5n(classic_network: Network) -> None:
     assert len(classic_network.groups) == 50
     assert classic_network.ignored == ("model.24.m.0", "model.24.m.1", "model.24.m.2")
+    assert classic_network.outputs == classic_network.ignored
 
 
 def test_every_layer_is_in_one_group_or_fixed(model: tuple[Detector, Network]) -> None:
@@ -146,6 +147,12 @@ def test_ignored_layers_keep_their_channels(
     assert set(network.ignored) - set(u_network.ignored) == ignored
     names = {group.name for group in u_network.groups}
     assert {group.name for group in network.groups} == names - gone
+
+
+def test_outputs_that_a_user_named_are_left_alone(u_detector: Detector) -> None:
+    network = analyse(u_detector, 320, ["type:Detect"])
+    assert network.outputs == ()
+    assert "model.24.cv3.0.2" in network.ignored
 
 
 @pytest.mark.parametrize(

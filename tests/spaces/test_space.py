@@ -152,6 +152,20 @@ def test_ops_have_the_bits_that_their_readers_need(space: SearchSpace) -> None:
     assert ops["decode.0"] == 16
 
 
+def test_detects_outputs_vary_their_bits_only_where_that_is_asked(u_network: Network) -> None:
+    few = [(32, 32), (8, 8)]
+    assert len(u_network.outputs) == 6
+    assert not {*bit_options(u_network, few)} & {*u_network.outputs}
+    bits = bit_options(u_network, few, outputs=True)
+    assert [*bits] == [layer.name for layer in u_network.layers]
+    space = SearchSpace(u_network, [320], bits=bits, baseline=(32, 32))
+    assert [*space.narrowed({}).upper] == [*space.upper]
+    assert space.decode(np.asarray(space.upper)).bits == tuple((name, 8, 8) for name in bits)
+    pruned = {u_network.outputs[0]: ("dense", "2:4")}
+    with pytest.raises(InputError, match="layer to vary"):
+        SearchSpace(u_network, [320], patterns=pruned)
+
+
 def test_maps_that_change_their_format_are_listed(u_network: Network) -> None:
     bits = bit_options(u_network, [(32, 32), (8, 8)])
     space = SearchSpace(u_network, [320], bits=bits, baseline=(32, 32), converts=True)

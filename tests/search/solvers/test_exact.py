@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.solvers.descent import descend
+from search.solvers.descent import descend, descend_from
 from search.solvers.dp import in_buckets, solve_dp
 from search.solvers.milp import solve_milp
 from search.solvers.repair import repair
@@ -139,3 +139,20 @@ def test_descent_ends_where_no_single_step_helps(seed: int) -> None:
         near = (genomes_NV != genome).sum(1) <= 1
         own = total(losses, genome) + float(terms.costs(genome[None])[0] @ price_D)
         assert own <= worth_N[near].min() + 0.15 * abs(worth_N.min())
+
+
+def test_of_two_starts_the_better_end_counts() -> None:
+    """Two neighbours: one alone in few bits costs a change of format, both together gain."""
+    costs_ABD = np.zeros((2, 2, 3))
+    costs_ABD[..., 0] = [[10.0, 11.0], [11.0, 6.0]]
+    zeros_V, ones_V = np.zeros(2, dtype=np.int64), np.ones(2, dtype=np.int64)
+    terms = Terms(zeros_V, ones_V, np.zeros(3), (Factor((0, 1), costs_ABD),))
+    losses = [np.array([0.0, 1.0])] * 2
+    prices_ND = np.array([[0.1, 0.0, 0.0], [1.0, 0.0, 0.0]])
+    from_dense = descend(terms, losses, prices_ND, np.zeros((2, 2), dtype=np.int64))
+    assert from_dense.tolist() == [[0, 0], [0, 0]]
+    best = descend_from(terms, losses, prices_ND, np.stack([zeros_V, ones_V]))
+    assert best.tolist() == [[0, 0], [1, 1]]  # 10 * 0.1 < 6 * 0.1 + 2; 10 > 6 + 2
+    sensitive = np.full((2, 2), 3.0)
+    kept = descend_from(terms, losses, prices_ND, np.stack([zeros_V, ones_V]), sensitive)
+    assert kept.tolist() == [[0, 0], [0, 0]]
