@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import numpy as np
 import pytest
 
+from evaluators.device import CPU
 from hw_models.device import load_profile
 from hw_models.errors import InfeasibleError, InputError
 from search.problem import Problem, cheapest, prepare, useful_bits, useful_patterns
@@ -85,6 +87,20 @@ def test_relative_budgets_refer_to_the_dense_model_at_the_largest_size() -> None
     assert sorted(limit.latency_ms for limit in relative.limits) == pytest.approx(
         sorted([0.5 * dense_ms, 4.0])
     )
+
+
+def test_large_networks_are_evaluated_on_gpus_and_small_ones_never(
+    tx2: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not tx2.use_gpus
+    assert isinstance(tx2.build, partial)
+    assert tx2.build.keywords["device"] == CPU
+    monkeypatch.setattr("search.problem.GPU_FROM_MACS", 1e6)
+    large = problem()
+    assert large.use_gpus
+    assert isinstance(large.build, partial)
+    assert large.build.keywords["device"] is None  # CUDA where there is one
+    assert large.protocol == tx2.protocol
 
 
 def test_the_protocol_tells_apart_what_would_score_differently(tx2: Problem) -> None:
