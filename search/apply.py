@@ -25,8 +25,7 @@ from evaluators.training.files import load_trained
 from hw_models.errors import InputError
 from search.deliver import IN_RECIPES, RECIPE_FORMAT, describe, make_recipe, write_verified
 from search.export import check_min_score, find_format
-from search.finished import METHOD
-from search.front import Point
+from search.front import RECOVERED, Point
 from search.problem import Problem, prepare
 from search.progress import start_logging
 from search.recover.weights import WEIGHTS, compressed
@@ -99,7 +98,7 @@ def apply(
     form = find_format(format_name, problem)
     model = _make(recipe, problem, path)
     candidate = recipe.candidate
-    method = METHOD if recipe.recovered else problem.settings.method
+    method = RECOVERED if recipe.recovered else problem.settings.method
     point = Point(recipe.id, method, candidate, problem.cost(candidate), recipe.score)
     content = make_recipe(problem, point, model)
     if recipe.recovered is not None:
@@ -193,4 +192,4 @@ def _make(recipe: Recipe, problem: Problem, path: Path) -> Compressed:
             f" {recipe.trained_digest[:12]}..., got {trained.detector.digest[:12]}...",
             "Keep the recipe and the weights of a recovered point together.",
         )
-    return compressed(problem, trained, recipe.candidate.imgsz)
+    return compressed(problem, trained, recipe.candidate)

@@ -16,8 +16,8 @@ from evaluators.evaluator import Evaluator
 from evaluators.verify import Verified
 from hw_models.errors import InputError
 from search.deliver import make_recipe, native_format, write_verified
-from search.finished import METHOD, Finished, read_finished
-from search.front import Point
+from search.finished import Finished, read_finished
+from search.front import RECOVERED, Point
 from search.problem import Problem, accuracy
 from search.progress import logging_to, start_logging
 from search.recover.weights import load_recovered
@@ -138,7 +138,7 @@ def check_min_score(min_score: float | None) -> None:
 
 def build(finished: Finished, evaluator: Evaluator, point: Point) -> Compressed:
     """Return a point of a run, ready to be written: compressed anew, or as it was trained."""
-    if point.method == METHOD:
+    if point.method == RECOVERED:
         return load_recovered(finished.run, finished.problem, point)
     return evaluator.compressed(point.candidate)
 
@@ -150,7 +150,7 @@ def _subfolder(form: Format, min_score: float | None) -> str:
 def _recovered_part(run: RunFolder, point: Point) -> dict[str, object]:
     """Return what the recipe of a recovered point says about its training."""
     path = run.model(point.id) / "recipe.json"
-    if point.method != METHOD or not path.is_file():
+    if point.method != RECOVERED or not path.is_file():
         return {}
     return {"recovered": json.loads(path.read_text(encoding="utf-8")).get("recovered")}
 

@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from rich.progress import Progress
@@ -18,19 +19,19 @@ from rich.progress import Progress
 from evaluators.score import Score
 from hw_models.errors import CorruptRunError, InputError
 from search.explorer import Session
-from search.front import Point, pareto
+from search.front import RECOVERED, Point, pareto
 from search.journal import read_entries
 from search.ledger import Ledger, Outcome, Task
-from search.outputs import Result, front_text, write_outputs
+from search.measure import Timed, timed_from, times_of
+from search.outputs import Result, best_of, front_text, write_outputs
 from search.problem import Problem, prepare
+from search.promise import corrected
 from search.report import write_report
 from search.run_folder import RunFolder, write_whole
 from search.study import score_dense
 from spaces.candidate import Candidate
 
 log = logging.getLogger(__name__)
-
-METHOD = "recover"  # in the column `method` of front.csv
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,8 +102,11 @@ def read_finished(folder: Path) -> Finished:
     problem = prepare(run.read_settings())
     candidates = {entry.digest: entry.candidate for entry in read_entries(run.journal)}
     with Ledger(run.journal, problem.protocol) as ledger, Progress(disable=True) as progress:
+        times = times_of(ledger, problem.dense()) if problem.settings.measure_on else None
+        if times is not None:
+            problem = corrected(problem, times[problem.dense().digest].latency_ms)
         session = Session(ledger, _NoPool(), progress)
-        searched = _read_front(run, problem, session, candidates)
+        searched = replace(_read_front(run, problem, session, candidates), measured=times)
         few = [(c, ledger.results.get((digest, "subset"))) for digest, c in candidates.items()]
     explored = (
         Point("", "", c, problem.cost(c), score) for c, score in few if isinstance(score, Score)
@@ -110,7 +114,7 @@ def read_finished(folder: Path) -> Finished:
     merged = with_recovered(run, problem, searched)
     return Finished(
         run, problem, searched, merged,
-        tuple(point for point, _ in recovered_points(run, problem)), tuple(explored),
+        tuple(each.point for each in recovered_points(run, problem)), tuple(explored),
     )  # fmt: skip
 
 
@@ -147,17 +151,11 @@ def _read_front(
     """
     path = run.searched_front if run.searched_front.is_file() else run.front
     rows = _rows(path)
-    if any(row["method"] == METHOD for row in rows):
+    if any(row["method"] == RECOVERED for row in rows):
         raise CorruptRunError(
             f"{path} has recovered points, but {run.searched_front}, the front before them, is"
             " gone.",
             f"Write the front anew with --resume {run.path}.",
-        )
-    if any(row.get("measured_ms") for row in rows):
-        log.warning(
-            "latencies that a device measured are left out of the merged front, for recovered"
-            " files were not timed; they are still in %s",
-            path,
         )
     dense = score_dense(problem, session)
     front, exported = [], {}
@@ -189,8 +187,23 @@ def _rows(path: Path) -> list[dict[str, str]]:
     return rows
 
 
-def recovered_points(run: RunFolder, problem: Problem) -> list[tuple[Point, float]]:
-    """Return every recovered point with the mAP50-95 of its file.
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """A point that was trained.
+
+    Attributes:
+        point: What became of it.
+        exported: mAP50-95 of its file.
+        timed: Measured latency of its file, in a run with a device.
+    """
+
+    point: Point
+    exported: float
+    timed: Timed | None
+
+
+def recovered_points(run: RunFolder, problem: Problem) -> list[Recovered]:
+    """Return every recovered point.
 
     Points that were trained from other weights or measured on other images are left out.
 
@@ -206,8 +219,9 @@ def recovered_points(run: RunFolder, problem: Problem) -> list[tuple[Point, floa
                 continue
             candidate = Candidate.from_dict(record["candidate"])
             score = Score.from_dict(record["score"])
-            point = Point(str(record["id"]), METHOD, candidate, problem.cost(candidate), score)
-            points.append((point, float(record["exported"])))
+            point = Point(str(record["id"]), RECOVERED, candidate, problem.cost(candidate), score)
+            timed = timed_from(record["measured"]) if record.get("measured") else None
+            points.append(Recovered(point, float(record["exported"]), timed))
         except (KeyError, TypeError, ValueError, InputError) as error:
             raise CorruptRunError(
                 f"{path}: not the record of a recovered point ({error!r}).", "Remove it."
@@ -218,22 +232,24 @@ def recovered_points(run: RunFolder, problem: Problem) -> list[tuple[Point, floa
 def with_recovered(run: RunFolder, problem: Problem, searched: Result) -> Result:
     """Return the front of the search and of everything recovered from it.
 
-    The search's own front is kept beside the records. A recovered point costs what the point it
-    came from costs; whichever is less accurate leaves the front.
+    The search's own front is kept beside the records. A recovered point is predicted to cost what
+    the point it came from costs; whichever is less accurate leaves the front, but for picks that
+    were measured.
     """
     recovered = recovered_points(run, problem)
     if not recovered:
         return searched
-    if searched.measured is not None:
-        log.warning(
-            "recovered points are left out of a front of measured latencies: their files were not"
-            " timed. `paretrim recover` shows them beside predicted ones"
-        )
-        return searched
     run.searched_front.parent.mkdir(exist_ok=True)
     write_whole(run.searched_front, front_text(problem, searched))
-    points = [*searched.front, *(point for point, _ in recovered)]
-    exported = searched.exported | {point.id: file for point, file in recovered}
+    points = [*searched.front, *(each.point for each in recovered)]
+    merged = replace(
+        searched, exported=searched.exported | {each.point.id: each.exported for each in recovered}
+    )
     front = pareto(points, lambda point: problem.objectives(point.cost, point.score))
+    if searched.measured is not None:
+        times = {each.point.id: each.timed for each in recovered if each.timed is not None}
+        merged = replace(merged, measured={**searched.measured, **times})
+        picks = (best_of(points, partial(merged.meets, limit=limit)) for limit in merged.limits)
+        front += [pick for pick in picks if pick is not None and pick not in front]
     front.sort(key=lambda point: point.cost.latency_ms)
-    return replace(searched, front=tuple(front), exported=exported)
+    return replace(merged, front=tuple(front))

@@ -21,6 +21,9 @@ from spaces.candidate import Candidate
 Objectives = npt.NDArray[np.float64]
 T = TypeVar("T")
 
+RECOVERED = "recover"
+"""The method of a point that was trained: its weights are not those of its candidate."""
+
 
 @dataclass(frozen=True, slots=True)
 class Point:

@@ -9,12 +9,13 @@ budgets refer to.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import logging
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -125,7 +126,7 @@ class Bench:
         if any(status.info is not None and status.info.power_source for status in pool.status()):
             self._protocol = replace(self._protocol, min_time_s=METERED_S)
         self._how = f"{kind} | {self._protocol.digest}"
-        self._dense = dense
+        self._dense = self.file(dense)
         self.dense = self.measure(dense)
 
     def file(self, candidate: Candidate) -> Path:
@@ -150,12 +151,24 @@ class Bench:
                     "%s: some layers have 32 bits, which the device is not told by layer: it is "
                     "timed as if they had 16, and may be slower", candidate.digest[:12],
                 )  # fmt: skip
-            measurement, speed = self._steady(candidate)
-            self._ledger.record_measurement(
-                candidate.digest, self._how, _record(measurement) | {"speed": speed}
-            )
-            known = self._ledger.measured[candidate.digest, self._how]
-        return _timed(known)
+            known = self._measured(candidate.digest, self.file(candidate))
+        return timed_from(known)
+
+    def measure_file(self, path: Path) -> Timed:
+        """Return the latency of a file that is no candidate's: a recovered point's.
+
+        Raises:
+            DeviceError: See `measure`.
+        """
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        known = self._ledger.measured.get((digest, self._how))
+        return timed_from(known or self._measured(digest, path))
+
+    def _measured(self, digest: str, path: Path) -> Mapping[str, Any]:
+        measurement, speed = self._steady(path)
+        record = _record(measurement) | {"speed": speed}
+        self._ledger.record_measurement(digest, self._how, record)
+        return self._ledger.measured[digest, self._how]
 
     def _first(self) -> Measurement:
         """Measure the dense model until its fastest turns agree; these are merged.
@@ -177,22 +190,22 @@ class Bench:
             Retry.NEVER,
         )
 
-    def _steady(self, candidate: Candidate) -> tuple[Measurement, float]:
+    def _steady(self, file: Path) -> tuple[Measurement, float]:
         """Measure until enough turns agree, while the device has its first speed.
 
         Returns:
-            The candidate's fastest turns, merged, and the dense model's time in its own fastest
+            The file's fastest turns, merged, and the dense model's time in its own fastest
             turns among them over its first.
 
         Raises:
             DeviceError: They never do, or it never has.
         """
-        if candidate == self._dense:
+        if file == self._dense:
             return self._first(), 1.0
         ours: list[Measurement] = []
         dense: list[Measurement] = []
         for attempt in range(1, TRIES + 1):
-            turns = self._in_turn(*[self._dense, candidate] * TURNS)
+            turns = self._in_turn(*[self._dense, file] * TURNS)
             dense, ours = _joined(dense, turns[::2]), _joined(ours, turns[1::2])
             reference, fastest = _alike(dense), _alike(ours)
             now_ms = _merged(reference).latency_ms
@@ -215,12 +228,12 @@ class Bench:
             Retry.NEVER,
         )
 
-    def _in_turn(self, *candidates: Candidate) -> list[Measurement]:
+    def _in_turn(self, *files: Path) -> list[Measurement]:
         """Measure one after the other on one and the same device."""
-        return self._pool.measure_in_turn([self._task(candidate) for candidate in candidates])
+        return self._pool.measure_in_turn([self._task(file) for file in files])
 
-    def _task(self, candidate: Candidate) -> tuple[bytes, MeasureProtocol]:
-        model = self.file(candidate).read_bytes()
+    def _task(self, file: Path) -> tuple[bytes, MeasureProtocol]:
+        model = file.read_bytes()
         is_int8 = precision_of(model) == "int8"
         return model, replace(self._protocol, precision="int8") if is_int8 else self._protocol
 
@@ -324,7 +337,28 @@ def _record(measurement: Measurement) -> dict[str, Any]:
     return record | {"samples": samples, "spread_ms": measurement.spread_ms, "noisy": noisy}
 
 
-def _timed(record: Any) -> Timed:
+def times_of(ledger: Ledger, dense: Candidate) -> dict[str, Timed] | None:
+    """Return what was measured as the dense model was last, by candidate digest; None if nothing.
+
+    Args:
+        ledger: Of a run.
+        dense: Its reference.
+    """
+    hows = [how for digest, how in ledger.measured if digest == dense.digest]
+    if not hows:
+        return None
+    known = ledger.measured.items()
+    return {digest: timed_from(record) for (digest, how), record in known if how == hows[-1]}
+
+
+def timed_from(record: Any) -> Timed:
+    """Read a record of a measurement, or of a `Timed`.
+
+    Raises:
+        KeyError: Something is missing.
+        TypeError: It is no record.
+        ValueError: A value is none.
+    """
     return Timed(
         latency_ms=float(record["latency_ms"]),
         spread_ms=float(record["spread_ms"]),

@@ -19,7 +19,7 @@ import numpy as np
 from rich.table import Table
 
 from hw_models.workload import ConvShape
-from search.front import Point
+from search.front import RECOVERED, Point
 from search.measure import Timed
 from search.problem import Problem, accuracy
 from search.run_folder import RunFolder, write_whole
@@ -42,8 +42,8 @@ class Result:
         dense: The uncompressed model at several input sizes, the largest first.
         limits: One entry a latency budget, with the accuracy floor if one was asked.
         exported: mAP50-95 of the exported files, by point id.
-        measured: Measured latencies by candidate digest; None for a run without a device, whose
-            picks are those that are predicted to be within their budgets.
+        measured: Measured latencies, by candidate digest or, of recovered points, by id; None for a
+            run without a device, whose picks are those predicted to be within their budgets.
     """
 
     front: tuple[Point, ...]
@@ -62,7 +62,8 @@ class Result:
 
     def time(self, point: Point) -> Timed | None:
         """Return the measured latency of a point, if it was measured."""
-        return (self.measured or {}).get(point.candidate.digest)
+        key = point.id if point.method == RECOVERED else point.candidate.digest
+        return (self.measured or {}).get(key)
 
     def pick(self, limit: Limits) -> Point | None:
         """Return the most accurate point of the front within a limit."""

@@ -191,6 +191,15 @@ def _others(point: Point, limit: Limits) -> bool:
     return limit.besides_latency.met_by(point.cost, point.score)
 
 
+def corrected(problem: Problem, dense_ms: float) -> Problem:
+    """Let predictions and relative budgets start from a measured latency of the dense model."""
+    factor = dense_ms / problem.cost(problem.dense()).latency_ms
+    model = CostModel(slowed(problem.model.profile, factor), problem.settings.power_mode)
+    problem = replace(problem, model=model)
+    limits = resolve_limits(problem.settings, problem.cost(problem.dense()))
+    return replace(problem, limits=limits)
+
+
 def on_device(problem: Problem, bench: Bench) -> Problem:
     """Let a problem's predictions and relative budgets start from the measured dense model.
 
@@ -198,6 +207,7 @@ def on_device(problem: Problem, bench: Bench) -> Problem:
         InfeasibleError: A budget is below what the cheapest candidate was measured at.
     """
     predicted = problem.cost(problem.dense())
+    problem = corrected(problem, bench.dense.latency_ms)
     factor = bench.dense.latency_ms / predicted.latency_ms
     log.info(
         "dense model on %s: measured %.3f ms ± %.3f, predicted %.3f ms; predictions are corrected "
@@ -210,13 +220,8 @@ def on_device(problem: Problem, bench: Bench) -> Problem:
             "measured / predicted is %.2f: is %s a profile of this device?",
             factor, problem.settings.target,
         )  # fmt: skip
-    model = CostModel(slowed(problem.model.profile, factor), problem.settings.power_mode)
-    problem = replace(problem, model=model)
-    problem = replace(
-        problem, limits=resolve_limits(problem.settings, problem.cost(problem.dense()))
-    )
     tightest = problem.limits[0]
-    smallest = problem.space.decode(cheapest(model, problem.space, "latency_ms"))
+    smallest = problem.space.decode(cheapest(problem.model, problem.space, "latency_ms"))
     if problem.cost(smallest).latency_ms > tightest.latency_ms:
         lowest = bench.measure(smallest)
         if not lowest.within(tightest.latency_ms):

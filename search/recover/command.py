@@ -6,9 +6,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from hw_models.errors import DeviceError
 from search.finished import Finished, read_finished
 from search.outputs import describe_pick, front_table
 from search.progress import logging_to, start_logging
+from search.recover.measured import measure_recovered
 from search.recover.points import deliver_recovered
 from search.recover.trials import default_rate, make_payload, trial_configs
 from search.recover.tuning import tune_points
@@ -21,12 +23,17 @@ def recover(folder: Path, wish: Wish, console: Console) -> None:
     Raises:
         InputError: No finished run lies there, a point is unknown, or an option is wrong.
         CorruptRunError: The run's files contradict each other, or a file is not what was trained.
+        DeviceError: The devices of a run with `--measure-on` have trouble.
     """
     start_logging(console)
     check(wish)
     finished = read_finished(folder)
     with logging_to(finished.run.log):
-        carry_out(finished, wish)
+        try:
+            carry_out(finished, wish)
+        except DeviceError:  # what was trained stays
+            read_finished(folder).write()
+            raise
     finished = read_finished(folder)
     finished.write()
     console.print(front_table(finished.problem, finished.merged))
@@ -37,7 +44,11 @@ def recover(folder: Path, wish: Wish, console: Console) -> None:
 
 
 def carry_out(finished: Finished, wish: Wish) -> list[str]:
-    """Train points and write what became of them into the run; return the new points' ids."""
+    """Train points and write what became of them into the run; return the new points' ids.
+
+    Raises:
+        DeviceError: See `recover`; the points are written all the same.
+    """
     chosen = finished.choose(wish.points)
     evaluator = finished.problem.build()
     payload = make_payload(finished, evaluator, chosen, wish)
@@ -45,8 +56,10 @@ def carry_out(finished: Finished, wish: Wish) -> list[str]:
     rates = {point.id: default_rate(point, dense) for point in chosen}
     configs = trial_configs(rates, len(payload.training), wish)
     trials = tune_points(finished.run, payload, configs)
-    return [
+    names = [
         deliver_recovered(finished, evaluator, point, payload, trials[point.id])
         for point in chosen
         if trials[point.id].best is not None
     ]
+    measure_recovered(finished, evaluator, names)
+    return names

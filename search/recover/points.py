@@ -14,8 +14,8 @@ from evaluators.training.files import save_trained
 from evaluators.training.trainer import Trained
 from hw_models.errors import CorruptRunError
 from search.deliver import make_recipe, native_format, write_verified
-from search.finished import METHOD, Finished
-from search.front import Point
+from search.finished import Finished
+from search.front import RECOVERED, Point
 from search.problem import Problem, accuracy
 from search.recover.trials import Payload
 from search.recover.tuning import Trials
@@ -43,7 +43,7 @@ def deliver_recovered(
     training.load(checkpoint / "training.ckpt")
     trained = training.result()
     recovered = _recovered_point(finished, evaluator, point, trained)
-    model = compressed(problem, trained, recovered.candidate.imgsz)
+    model = compressed(problem, trained, recovered.candidate)
     recipe = make_recipe(problem, recovered, model)
     recipe["recovered"] = {
         "from": point.id,
@@ -83,7 +83,7 @@ def _recovered_point(
     score = evaluator.evaluate_forward(trained.simulated().net, candidate.imgsz)
     if isinstance(score, Failed):
         raise CorruptRunError(f"{name}: the trained network does not work: {score.message}.")
-    return Point(name, METHOD, candidate, finished.problem.cost(candidate), score)
+    return Point(name, RECOVERED, candidate, finished.problem.cost(candidate), score)
 
 
 def _free_name(run: RunFolder, point: Point) -> str:

@@ -26,8 +26,8 @@ from evaluators.training.trainer import DivergedError, Plan, Training
 from evaluators.training.validate import Validation
 from evaluators.training.zeros import KeepZeros
 from hw_models.errors import InputError
-from search.finished import METHOD, Finished
-from search.front import Point
+from search.finished import Finished
+from search.front import RECOVERED, Point
 from search.problem import CALIBRATION_IMAGES, Problem, accuracy
 from search.recover.weights import load_recovered
 from search.recover.wish import ROUNDINGS, Treatment, Wish
@@ -149,7 +149,7 @@ def _start(
         student, untrained = problem.detector, evaluator.build(candidate).net
         student = replace(student, imgsz=candidate.imgsz)
         pruning = GradualPruning(evaluator.network, candidate, evaluator.ranking)
-    elif point.method == METHOD:
+    elif point.method == RECOVERED:
         model = load_recovered(finished.run, problem, point)
         student, untrained = model.detector, model.simulated()
     else:
@@ -177,8 +177,8 @@ def _check_prunable(point: Point) -> None:
     Raises:
         InputError: It is.
     """
-    if point.method == METHOD or point.candidate.patterns:
-        found = "was recovered" if point.method == METHOD else "has sparse layers"
+    if point.method == RECOVERED or point.candidate.patterns:
+        found = "was recovered" if point.method == RECOVERED else "has sparse layers"
         raise InputError(
             f"--gradual: {point.id} {found}; expected a point of the search with dense layers.",
             "Choose another --point, or leave --gradual out.",

@@ -8,15 +8,24 @@ from evaluators.training.trainer import Trained
 from search.front import Point
 from search.problem import CALIBRATION_IMAGES, Problem
 from search.run_folder import RunFolder
+from spaces.candidate import Candidate
 from spaces.formats.interface import Compressed
 
 WEIGHTS = "weights.safetensors"
 
 
-def compressed(problem: Problem, trained: Trained, imgsz: int) -> Compressed:
-    """Return a trained detector, ready to be written."""
+def compressed(problem: Problem, trained: Trained, candidate: Candidate) -> Compressed:
+    """Return a trained detector, ready to be written.
+
+    Args:
+        problem: Whose calibration images choose the ranges of activations.
+        trained: The detector, and the bits of the layers that were trained with few.
+        candidate: Says the bits of all others.
+    """
+    imgsz = candidate.imgsz
     images = as_input(problem.calibration.subset(CALIBRATION_IMAGES).squares(imgsz))
-    return Compressed(trained.detector, imgsz, trained.grids.bits, trained.grids.scales, images)
+    bits = {layer: (weight, act) for layer, weight, act in candidate.bits} | trained.grids.bits
+    return Compressed(trained.detector, imgsz, bits, trained.grids.scales, images)
 
 
 def load_recovered(run: RunFolder, problem: Problem, point: Point) -> Compressed:
@@ -26,4 +35,4 @@ def load_recovered(run: RunFolder, problem: Problem, point: Point) -> Compressed
         InputError: Its weights are gone or damaged.
     """
     trained = load_trained(run.model(point.id) / WEIGHTS)
-    return compressed(problem, trained, point.candidate.imgsz)
+    return compressed(problem, trained, point.candidate)

@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,11 +23,14 @@ import pytest
 from rich.console import Console
 
 from hw_models.client import DeviceClient
-from hw_models.errors import InfeasibleError
+from hw_models.errors import DeviceError, InfeasibleError
 from hw_models.measurement import Conditions, DeviceCallError, Measurement, MeasureProtocol
 from hw_models.pool import Rules
 from search import measure
+from search.finished import read_finished
 from search.outputs import COLUMNS
+from search.recover.command import recover
+from search.recover.wish import Wish
 from search.run import new_search, resume_search
 from tests.search.test_cli import ROOT, assert_one_paragraph, search
 
@@ -118,6 +122,11 @@ def measured(
     return run, output.getvalue()
 
 
+def rows_of(run: Path) -> dict[str, dict[str, str]]:
+    with (run / "front.csv").open() as file:
+        return {row["id"]: row for row in csv.DictReader(file)}
+
+
 def measurements(run: Path) -> list[dict[str, Any]]:
     lines = (run / "journal.jsonl").read_text().splitlines()
     return [record for line in lines if "measured" in (record := json.loads(line))]
@@ -125,8 +134,7 @@ def measurements(run: Path) -> list[dict[str, Any]]:
 
 def test_every_pick_was_measured_within_its_budget(measured: tuple[Path, str]) -> None:
     run, output = measured
-    with (run / "front.csv").open() as file:
-        rows = {row["id"]: row for row in csv.DictReader(file)}
+    rows = rows_of(run)
     assert tuple(next(iter(rows.values()))) == COLUMNS
     picks = json.loads((run / "picks.json").read_text())
     assert [pick["budget"] for pick in picks] == ["75%", "95%"]
@@ -165,6 +173,46 @@ def test_resuming_repeats_no_measurement(measured: tuple[Path, str]) -> None:
     assert ((run / "journal.jsonl").read_text(), (run / "picks.json").read_text()) == before
     digests = [record["digest"] for record in measurements(run)]
     assert len(set(digests)) == len(digests) >= 3  # dense and two picks
+
+
+def test_recovered_files_are_measured_beside_those_of_the_search(
+    measured: tuple[Path, str], worker: str, tmp_path: Path
+) -> None:
+    """First the device cannot be reached: what was trained stays, and the same command goes on."""
+    run, address = tmp_path / "exp", worker.split()[0]
+    shutil.copytree(measured[0], run)
+    before = rows_of(run)
+    pick = json.loads((run / "picks.json").read_text())[-1]["id"]
+    wish, name, quiet = Wish((pick,), trials=1, epochs=1), f"{pick}r", Console(quiet=True)
+    study = (run / "study.yaml").read_text()
+    (run / "study.yaml").write_text(study.replace(address, "127.0.0.1:1"))
+    with pytest.raises(DeviceError, match=r"127\.0\.0\.1:1"):
+        recover(run, wish, quiet)
+    assert f"{name}: trained and kept, but not measured" in (run / "log.txt").read_text()
+    finished = read_finished(run)
+    (point,) = finished.recovered
+    assert finished.merged.time(point) is None
+
+    (run / "study.yaml").write_text(study)
+    recover(run, wish, quiet)
+    assert "going on with the trials" in (run / "log.txt").read_text()
+    timed = read_finished(run).merged.time(point)
+    assert timed is not None
+    model = (run / "models" / name / "model.onnx").read_bytes()
+    assert timed.model_digest == hashlib.sha256(model).hexdigest()
+    assert timed.model_digest != finished.merged.measured[point.candidate.digest].model_digest
+    source = (run / "models" / pick / "model.onnx").read_bytes()
+    assert len(model) == pytest.approx(len(source), rel=0.01)  # as many bits
+    recipe = json.loads((run / "models" / name / "recipe.json").read_text())
+    assert recipe["measured"]["latency_ms"] == timed.latency_ms
+    after = rows_of(run)
+    assert name not in after or after[name]["measured_ms"] == f"{timed.latency_ms:g}"
+    for row in set(before) & set(after):
+        for column in ("latency_ms", "measured_ms", "meets"):
+            assert after[row][column] == before[row][column]
+    count = len(measurements(run))
+    recover(run, wish, quiet)
+    assert len(measurements(run)) == count
 
 
 def test_a_budget_that_no_candidate_was_measured_within(

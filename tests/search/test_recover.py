@@ -19,8 +19,8 @@ from rich.console import Console
 
 from evaluators.training.files import load_trained
 from hw_models.errors import CorruptRunError, InputError
-from search.finished import METHOD, read_finished
-from search.front import Point, non_dominated
+from search.finished import read_finished
+from search.front import RECOVERED, Point, non_dominated
 from search.problem import accuracy, prepare
 from search.recover.command import recover
 from search.recover.trials import Payload, Start, default_rate, trial_configs
@@ -66,7 +66,7 @@ def test_killed_and_continued_a_recovery_improves_the_pick(searched: Path, tmp_p
     source = rows_of(searched)[pick["id"].removesuffix("r")]
     recovered = rows[pick["id"]]
     assert pick["id"].endswith("r")
-    assert recovered["method"] == METHOD
+    assert recovered["method"] == RECOVERED
     assert float(recovered["map50_95"]) > float(source["map50_95"]) + 0.02
     assert recovered["latency_ms"] == source["latency_ms"]
     assert recovered["digest"] == source["digest"]
@@ -222,6 +222,6 @@ def test_a_front_that_the_journal_does_not_know_is_refused(
     assert "not in the journal" in attempt(run)
     (run / "front.csv").write_text("id\n1\n")
     assert "expected a table with id" in attempt(run)
-    (run / "front.csv").write_text(text.replace("uniform", METHOD))
+    (run / "front.csv").write_text(text.replace("uniform", RECOVERED))
     shutil.rmtree(run / "recover", ignore_errors=True)
     assert "the front before them, is gone" in attempt(run).replace("\n", " ")
