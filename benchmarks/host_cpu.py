@@ -161,7 +161,7 @@ def of_run(run: Path, imgsz: int) -> Iterator[Way]:
     with folder.front.open() as file:
         rows = [row for row in csv.DictReader(file) if int(row["imgsz"]) <= imgsz]
     for row in rows:
-        files = (folder.measured / f"{row['digest']}.onnx", run / f"models/{row['id']}/model.onnx")
+        files = (run / f"models/{row['id']}/model.onnx", folder.measured / f"{row['digest']}.onnx")
         path = next((path for path in files if path.is_file()), None)
         if path is not None and row["id"] != "dense":
             meets = f", meets {row['meets']}" if row["meets"] else ""

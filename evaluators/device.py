@@ -26,7 +26,7 @@ def computing_on(device: torch.device) -> Iterator[None]:
     if device.type == "cpu":
         yield
         return
-    with device, torch.backends.cudnn.flags(deterministic=True, allow_tf32=False):
+    with device, torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
         yield
 
 

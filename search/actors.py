@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import ray
+import torch
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -293,7 +294,10 @@ class RayPool:
             try:
                 outcome = ray.get(ref)
             except RayTaskError as error:
-                raise error.as_instanceof_cause() from None  # a bug in an evaluator: stop loudly
+                if not isinstance(error.cause, torch.OutOfMemoryError):
+                    raise error.as_instanceof_cause() from None  # a bug: stop loudly
+                ray.kill(job.seat.actor, no_restart=True)  # gives the GPU's memory back
+                yield from self._bury(job, "crash", str(error.cause).splitlines()[0], waiting)
             except RayError as error:
                 yield from self._bury(job, "crash", str(error).splitlines()[0], waiting)
             else:

@@ -105,6 +105,7 @@ class FrontPoint:
         Raises:
             InputError: An option is wrong, or the data set has no training images.
             CorruptRunError: No training ended well, or a file is not what was trained.
+            DeviceError: The devices of a search that measured have trouble; the point is there.
         """
         wish = Wish((self.id,), trials, epochs, treatment or Treatment(), labels, seed)
         check(wish)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from search.explorer import Session
 from search.front import RECOVERED, Point, pareto
 from search.journal import read_entries
 from search.ledger import Ledger, Outcome, Task
-from search.measure import Timed, timed_from, times_of
+from search.measure import Timed, file_digest, how_measured, times_of
 from search.outputs import Result, best_of, front_text, write_outputs
 from search.problem import Problem, prepare
 from search.promise import corrected
@@ -41,6 +41,7 @@ class Finished:
     Attributes:
         run: Its folder.
         problem: What was searched.
+        how: How picks were measured (`Bench.how`); None if they were not.
         searched: The front of the search alone.
         merged: The front of the search and of what was recovered.
         recovered: Every recovered point, on the front or not.
@@ -49,6 +50,7 @@ class Finished:
 
     run: RunFolder
     problem: Problem
+    how: str | None
     searched: Result
     merged: Result
     recovered: tuple[Point, ...]
@@ -102,19 +104,21 @@ def read_finished(folder: Path) -> Finished:
     problem = prepare(run.read_settings())
     candidates = {entry.digest: entry.candidate for entry in read_entries(run.journal)}
     with Ledger(run.journal, problem.protocol) as ledger, Progress(disable=True) as progress:
-        times = times_of(ledger, problem.dense()) if problem.settings.measure_on else None
-        if times is not None:
+        how = _how_measured(run, ledger, problem)
+        times = times_of(ledger, how) if how else {}
+        if how is not None:
             problem = corrected(problem, times[problem.dense().digest].latency_ms)
         session = Session(ledger, _NoPool(), progress)
-        searched = replace(_read_front(run, problem, session, candidates), measured=times)
+        searched = _read_front(run, problem, session, candidates)
+        searched = replace(searched, measured=times if how else None)
         few = [(c, ledger.results.get((digest, "subset"))) for digest, c in candidates.items()]
     explored = (
         Point("", "", c, problem.cost(c), score) for c, score in few if isinstance(score, Score)
     )
-    merged = with_recovered(run, problem, searched)
+    merged = with_recovered(run, problem, searched, times)
     return Finished(
-        run, problem, searched, merged,
-        tuple(each.point for each in recovered_points(run, problem)), tuple(explored),
+        run, problem, how, searched, merged,
+        tuple(point for point, _ in recovered_points(run, problem)), tuple(explored),
     )  # fmt: skip
 
 
@@ -141,6 +145,29 @@ class _NoPool:
         """Nothing to let go of."""
 
 
+def _how_measured(run: RunFolder, ledger: Ledger, problem: Problem) -> str | None:
+    """Return how the front's latencies were measured, None if none was.
+
+    Raises:
+        CorruptRunError: They are not in the journal.
+    """
+    path = _front_of_search(run)
+    measured = next((row.get("measured_ms") for row in _rows(path) if row["id"] == "dense"), None)
+    if not measured:
+        return None
+    how = how_measured(ledger, problem.dense(), float(measured))
+    if how is None:
+        raise CorruptRunError(
+            f"{path}: the dense model's {measured} ms are not in the journal.",
+            f"Write the front anew with --resume {run.path}.",
+        )
+    return how
+
+
+def _front_of_search(run: RunFolder) -> Path:
+    return run.searched_front if run.searched_front.is_file() else run.front
+
+
 def _read_front(
     run: RunFolder, problem: Problem, session: Session, candidates: dict[str, Candidate]
 ) -> Result:
@@ -149,7 +176,7 @@ def _read_front(
     Raises:
         CorruptRunError: front.csv has a point that the journal does not know.
     """
-    path = run.searched_front if run.searched_front.is_file() else run.front
+    path = _front_of_search(run)
     rows = _rows(path)
     if any(row["method"] == RECOVERED for row in rows):
         raise CorruptRunError(
@@ -187,23 +214,8 @@ def _rows(path: Path) -> list[dict[str, str]]:
     return rows
 
 
-@dataclass(frozen=True, slots=True)
-class Recovered:
-    """A point that was trained.
-
-    Attributes:
-        point: What became of it.
-        exported: mAP50-95 of its file.
-        timed: Measured latency of its file, in a run with a device.
-    """
-
-    point: Point
-    exported: float
-    timed: Timed | None
-
-
-def recovered_points(run: RunFolder, problem: Problem) -> list[Recovered]:
-    """Return every recovered point.
+def recovered_points(run: RunFolder, problem: Problem) -> list[tuple[Point, float]]:
+    """Return every recovered point with the mAP50-95 of its file.
 
     Points that were trained from other weights or measured on other images are left out.
 
@@ -220,8 +232,7 @@ def recovered_points(run: RunFolder, problem: Problem) -> list[Recovered]:
             candidate = Candidate.from_dict(record["candidate"])
             score = Score.from_dict(record["score"])
             point = Point(str(record["id"]), RECOVERED, candidate, problem.cost(candidate), score)
-            timed = timed_from(record["measured"]) if record.get("measured") else None
-            points.append(Recovered(point, float(record["exported"]), timed))
+            points.append((point, float(record["exported"])))
         except (KeyError, TypeError, ValueError, InputError) as error:
             raise CorruptRunError(
                 f"{path}: not the record of a recovered point ({error!r}).", "Remove it."
@@ -229,27 +240,40 @@ def recovered_points(run: RunFolder, problem: Problem) -> list[Recovered]:
     return points
 
 
-def with_recovered(run: RunFolder, problem: Problem, searched: Result) -> Result:
+def with_recovered(
+    run: RunFolder, problem: Problem, searched: Result, times: Mapping[str, Timed]
+) -> Result:
     """Return the front of the search and of everything recovered from it.
 
     The search's own front is kept beside the records. A recovered point is predicted to cost what
     the point it came from costs; whichever is less accurate leaves the front, but for picks that
     were measured.
+
+    Args:
+        run: Where the records and files lie.
+        problem: What was searched.
+        searched: The front of the search.
+        times: Measured latencies by digest of the file.
     """
     recovered = recovered_points(run, problem)
     if not recovered:
         return searched
     run.searched_front.parent.mkdir(exist_ok=True)
     write_whole(run.searched_front, front_text(problem, searched))
-    points = [*searched.front, *(each.point for each in recovered)]
-    merged = replace(
-        searched, exported=searched.exported | {each.point.id: each.exported for each in recovered}
-    )
+    points = [*searched.front, *(point for point, _ in recovered)]
+    exported = searched.exported | {point.id: file for point, file in recovered}
+    merged = replace(searched, exported=exported)
     front = pareto(points, lambda point: problem.objectives(point.cost, point.score))
     if searched.measured is not None:
-        times = {each.point.id: each.timed for each in recovered if each.timed is not None}
-        merged = replace(merged, measured={**searched.measured, **times})
+        of_files = {point.id: times.get(_digest_of_file(run, point)) for point, _ in recovered}
+        known = {name: timed for name, timed in of_files.items() if timed is not None}
+        merged = replace(merged, measured={**searched.measured, **known})
         picks = (best_of(points, partial(merged.meets, limit=limit)) for limit in merged.limits)
         front += [pick for pick in picks if pick is not None and pick not in front]
     front.sort(key=lambda point: point.cost.latency_ms)
     return replace(merged, front=tuple(front))
+
+
+def _digest_of_file(run: RunFolder, point: Point) -> str:
+    path = run.model(point.id) / "model.onnx"
+    return file_digest(path) if path.is_file() else ""

@@ -55,6 +55,8 @@ TURNS = 5
 FIRST_TURNS = 20
 """Of the dense model at first."""
 TRIES = 60
+PRINTED = 1e-4
+"""Relative error of a latency in front.csv."""
 WAIT_S = 1.0
 
 
@@ -97,6 +99,7 @@ class Bench:
         form: What they are written as.
         folder: Where exported files are kept, named by candidate.
         dense: The candidate whose time is the reference.
+        as_before: How a search measured; what is measured in another way is nothing beside it.
         bits: What is not quantised is timed in these, 16 or 32, if the devices can.
         sleep: Waits seconds.
 
@@ -113,6 +116,7 @@ class Bench:
         folder: Path,
         dense: Candidate,
         bits: int = 32,
+        as_before: str | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._pool = pool
@@ -125,7 +129,14 @@ class Bench:
         self._protocol = replace(PROTOCOL, precision=_precision(pool, bits))
         if any(status.info is not None and status.info.power_source for status in pool.status()):
             self._protocol = replace(self._protocol, min_time_s=METERED_S)
-        self._how = f"{kind} | {self._protocol.digest}"
+        self.how = f"{kind} | {self._protocol.digest}"
+        if as_before is not None and self.how != as_before:
+            raise DeviceCallError(
+                f"The device is not as it was when the search measured: then {as_before}, now "
+                f"{self.how}.",
+                "Have it measured anew first: search.py --resume RUN --measure-on HOST:PORT.",
+                Retry.NEVER,
+            )
         self._dense = self.file(dense)
         self.dense = self.measure(dense)
 
@@ -144,7 +155,7 @@ class Bench:
         Raises:
             DeviceError: No device could measure it at a steady speed.
         """
-        known = self._ledger.measured.get((candidate.digest, self._how))
+        known = self._ledger.measured.get((candidate.digest, self.how))
         if known is None:
             if self._protocol.precision == "fp16" and _has_32_bits(candidate):
                 log.warning(
@@ -160,15 +171,15 @@ class Bench:
         Raises:
             DeviceError: See `measure`.
         """
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        known = self._ledger.measured.get((digest, self._how))
+        digest = file_digest(path)
+        known = self._ledger.measured.get((digest, self.how))
         return timed_from(known or self._measured(digest, path))
 
     def _measured(self, digest: str, path: Path) -> Mapping[str, Any]:
         measurement, speed = self._steady(path)
         record = _record(measurement) | {"speed": speed}
-        self._ledger.record_measurement(digest, self._how, record)
-        return self._ledger.measured[digest, self._how]
+        self._ledger.record_measurement(digest, self.how, record)
+        return self._ledger.measured[digest, self.how]
 
     def _first(self) -> Measurement:
         """Measure the dense model until its fastest turns agree; these are merged.
@@ -337,28 +348,28 @@ def _record(measurement: Measurement) -> dict[str, Any]:
     return record | {"samples": samples, "spread_ms": measurement.spread_ms, "noisy": noisy}
 
 
-def times_of(ledger: Ledger, dense: Candidate) -> dict[str, Timed] | None:
-    """Return what was measured as the dense model was last, by candidate digest; None if nothing.
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
-    Args:
-        ledger: Of a run.
-        dense: Its reference.
-    """
-    hows = [how for digest, how in ledger.measured if digest == dense.digest]
-    if not hows:
-        return None
+
+def times_of(ledger: Ledger, how: str) -> dict[str, Timed]:
+    """Return what was measured in one way, by digest of the candidate or the file."""
     known = ledger.measured.items()
-    return {digest: timed_from(record) for (digest, how), record in known if how == hows[-1]}
+    return {digest: timed_from(record) for (digest, other), record in known if other == how}
+
+
+def how_measured(ledger: Ledger, dense: Candidate, dense_ms: float) -> str | None:
+    """Return the way in which the dense model took so long: on which device, and how."""
+    for (digest, how), record in ledger.measured.items():
+        same = math.isclose(timed_from(record).latency_ms, dense_ms, rel_tol=PRINTED)
+        if digest == dense.digest and same:
+            return how
+    return None
 
 
 def timed_from(record: Any) -> Timed:
-    """Read a record of a measurement, or of a `Timed`.
-
-    Raises:
-        KeyError: Something is missing.
-        TypeError: It is no record.
-        ValueError: A value is none.
-    """
+    """Read the record of a measurement."""
     return Timed(
         latency_ms=float(record["latency_ms"]),
         spread_ms=float(record["spread_ms"]),

@@ -49,7 +49,7 @@ def units(nodes: Collection[Node], use_gpus: bool) -> dict[str, int]:
     """
     if use_gpus and any(node.gpus >= 1 for node in nodes):
         return {
-            node.name: min(int(node.gpus) * ACTORS_PER_GPU, max(int(node.cpus), int(node.gpus)))
+            node.name: min(int(node.gpus) * ACTORS_PER_GPU, max(int(node.cpus), 1))
             for node in nodes
         }
     return {node.name: int(node.cpus) for node in nodes}

@@ -42,8 +42,7 @@ log = logging.getLogger(__name__)
 Genomes = npt.NDArray[np.int64]
 
 GPU_FROM_MACS = 20e9
-"""Of the dense network, from which evaluations go to GPUs. However small the network, an H200 made
-one evaluation a second of it; sixteen CPU cores do more up to about here."""
+"""Of the dense network, from which evaluations go to GPUs: a guess, see docs/cluster.md."""
 PROTOCOL = "5"  # to be counted up when the same candidate would get another score
 CALIBRATION_IMAGES = 64
 DEMO_VALIDATION_IMAGES = 128

@@ -28,7 +28,7 @@ from search.explorer import Session
 from search.finished import with_recovered
 from search.front import Point
 from search.ledger import Ledger, Task
-from search.measure import Bench, devices
+from search.measure import Bench, devices, times_of
 from search.outputs import Result, advice, best_of, describe_pick, front_table, write_outputs
 from search.problem import Problem, accuracy, prepare
 from search.progress import logging_to, start_logging
@@ -219,7 +219,8 @@ def _search(
     picked = {p.id: p for limit in limits if (p := result.pick(limit)) is not None}
     delivered = [dense[0], *picked.values()]
     exported = deliver(run, problem, evaluator, delivered, bench)
-    result = with_recovered(run, problem, replace(result, exported=exported))
+    times = {} if bench is None else times_of(session.ledger, bench.how)
+    result = with_recovered(run, problem, replace(result, exported=exported), times)
     write_outputs(run, problem, result)
     write_report(run, problem, result, list(points.values()))
     check_reached(result.limits, result.measured)

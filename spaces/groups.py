@@ -73,7 +73,8 @@ class Network:
         stride: Every picture size must be a multiple of it.
         steps: Convolutions and other ops of the dense network in execution order.
         groups: What may be pruned.
-        ignored: Convolutions to be left alone: their outputs and their bits stay as they are.
+        ignored: Convolutions to be left alone: their output channels stay, and their bits but for
+            those of `outputs`.
         outputs: Those of them that only are there because they are Detect's: no user named them.
         reads: For each step, the channel number of every channel it reads.
         writes: For each step, the channel number of every channel it writes.

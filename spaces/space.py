@@ -117,7 +117,8 @@ class SearchSpace:
         converts: Whether maps that change their format are priced: `DeviceProfile.converts`.
 
     Raises:
-        InputError: An unknown group, layer or block, an ignored layer with bits or patterns, a
+        InputError: An unknown group, layer or block, an ignored layer with bits or patterns (but
+            bits of Detect's outputs), a
             number of channels that is out of range, a pattern that does not fit a layer, options
             that are empty, repeated or not from dense to sparse, or a picture size that does not
             fit.
@@ -198,20 +199,22 @@ class SearchSpace:
     def narrowed(self, options: Mapping[str, tuple[Any, ...]]) -> SearchSpace:
         """Return the space with other options for some variables, given by their names."""
 
-        def of(axis: Axis[Option], prefix: str) -> dict[str, tuple[Option, ...]]:
+        def of(
+            axis: Axis[Option], prefix: str, of_ignored: Option | None = None
+        ) -> dict[str, tuple[Option, ...]]:
             return {
                 name: options.get(prefix + name, values)
                 for name, values in axis.options.items()
-                if name not in self.network.ignored or len(values) > 1
+                if name not in self.network.ignored or values != (of_ignored,)
             }
 
         return SearchSpace(
             self.network,
             of(self._imgsz, "")["imgsz"],
             of(self._keep, "keep:"),
-            of(self._bits, "bits:"),
+            of(self._bits, "bits:", self.baseline),
             self.baseline,
-            of(self._pattern, "pattern:"),
+            of(self._pattern, "pattern:", "dense"),
             [block for block, options in of(self._depth, "depth:").items() if 0 in options],
             self.converts,
         )

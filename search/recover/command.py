@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from hw_models.errors import DeviceError
+from hw_models.errors import DeviceError, InputError
 from search.finished import Finished, read_finished
 from search.outputs import describe_pick, front_table
 from search.progress import logging_to, start_logging
@@ -29,11 +29,7 @@ def recover(folder: Path, wish: Wish, console: Console) -> None:
     check(wish)
     finished = read_finished(folder)
     with logging_to(finished.run.log):
-        try:
-            carry_out(finished, wish)
-        except DeviceError:  # what was trained stays
-            read_finished(folder).write()
-            raise
+        carry_out(finished, wish)
     finished = read_finished(folder)
     finished.write()
     console.print(front_table(finished.problem, finished.merged))
@@ -61,5 +57,9 @@ def carry_out(finished: Finished, wish: Wish) -> list[str]:
         for point in chosen
         if trials[point.id].best is not None
     ]
-    measure_recovered(finished, evaluator, names)
+    try:
+        measure_recovered(finished, evaluator, names)
+    except (DeviceError, InputError):  # what was trained joins the front all the same
+        read_finished(finished.run.path).write()
+        raise
     return names

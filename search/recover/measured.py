@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from evaluators.evaluator import Evaluator
-from hw_models.errors import DeviceError
+from hw_models.errors import DeviceError, InputError
 from search.deliver import native_format
 from search.finished import Finished
 from search.ledger import Ledger
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 def measure_recovered(finished: Finished, evaluator: Evaluator, names: Sequence[str]) -> None:
     """Time the files of recovered points, if the search measured its picks.
 
-    Latencies go into the points' records and recipes.
+    Latencies go into the journal and the points' recipes.
 
     Args:
         finished: The run.
@@ -31,9 +31,9 @@ def measure_recovered(finished: Finished, evaluator: Evaluator, names: Sequence[
 
     Raises:
         InputError: The devices are of several kinds, or their keys cannot be read.
-        DeviceError: They have trouble; the points stay as they are, not measured.
+        DeviceError: They have trouble, or are not as they were; the points stay, not measured.
     """
-    if not names or not finished.problem.settings.measure_on:
+    if not names or finished.how is None:
         return
     run, problem = finished.run, finished.problem
     try:
@@ -41,21 +41,23 @@ def measure_recovered(finished: Finished, evaluator: Evaluator, names: Sequence[
             devices(problem.settings) as pool,
             Ledger(run.journal, problem.protocol) as ledger,
         ):
-            assert pool is not None
+            if pool is None:
+                log.warning("no device is named any more: recovered files are not measured")
+                return
             bench = Bench(
                 pool, ledger, evaluator, native_format(problem), run.measured,
-                problem.dense(), problem.model.profile.baseline_bits,
+                problem.dense(), problem.model.profile.baseline_bits, finished.how,
             )  # fmt: skip
             for name in names:
                 timed = bench.measure_file(run.model(name) / "model.onnx")
-                for path in (run.recovered / f"{name}.json", run.model(name) / "recipe.json"):
-                    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-                    text = json.dumps(record | {"measured": asdict(timed)}, indent=1)
-                    write_whole(path, text + "\n")
+                path = run.model(name) / "recipe.json"
+                recipe: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+                text = json.dumps(recipe | {"measured": asdict(timed)}, indent=1)
+                write_whole(path, text + "\n")
                 log.info("measured %s: %.3f ms on %s", name, timed.latency_ms, timed.device)
-    except DeviceError:
+    except (DeviceError, InputError):
         log.error(
-            "%s: trained and kept, but not measured; that is made up for by the same command",
+            "%s: trained and kept, but not all measured; that is made up for by the same command",
             ", ".join(names),
         )
         raise

@@ -44,6 +44,7 @@ def test_new_tensors_lie_on_the_device_only_while_it_is_computed_on() -> None:
     with computing_on(META):
         assert torch.zeros(1).device == META
         assert not torch.backends.cudnn.allow_tf32
+        assert torch.backends.cudnn.enabled
     assert torch.zeros(1).device == CPU
     assert torch.backends.cudnn.allow_tf32 == tf32
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import ray
+import torch
 
 from evaluators.score import Failed, Score
 from hw_models.errors import DeviceError
@@ -42,6 +43,8 @@ class Obedient:
             time.sleep(3600)
         if order == "bug":
             raise ZeroDivisionError("a bug")
+        if order == "full-once" and first_time:
+            raise torch.OutOfMemoryError("CUDA out of memory")
         if order == "fail":
             return Failed("non-finite", "outputs are NaN")
         return Score(number / 1000, 0.5, 0.0, 1.0, images=1, rung=rung)
@@ -163,8 +166,11 @@ def test_actors_start_with_the_first_task(tmp_path: Path) -> None:
     pool.close()
 
 
-def test_a_dead_actor_is_replaced_and_its_task_tried_again(ray_pool: Any) -> None:
-    tasks = [task("die-once"), *(task("ok", number) for number in range(6))]
+@pytest.mark.parametrize("order", ["die-once", "full-once"])
+def test_an_actor_that_dies_or_lacks_gpu_memory_is_replaced_and_its_task_tried_again(
+    ray_pool: Any, order: str
+) -> None:
+    tasks = [task(order), *(task("ok", number) for number in range(6))]
     outcomes = list(ray_pool().run(tasks))
     assert len(outcomes) == 7
     assert all(isinstance(o.result, Score) for o in outcomes)

@@ -18,12 +18,22 @@ from typing import Any
 import pytest
 
 from hw_models.client import DeviceClient
+from hw_models.errors import DeviceError
 from hw_models.measurement import DeviceCallError, DeviceInfo, Measurement, MeasureProtocol
 from hw_models.pool import DevicePool, DeviceStatus, Health, Rules, State
 from hw_models.probes import probe
 from search import measure
 from search.ledger import Ledger
-from search.measure import FIRST_TURNS, STEADY, TRIES, TURNS, WAIT_S, Bench
+from search.measure import (
+    FIRST_TURNS,
+    STEADY,
+    TRIES,
+    TURNS,
+    WAIT_S,
+    Bench,
+    how_measured,
+    times_of,
+)  # fmt: skip
 from spaces.candidate import Candidate
 from spaces.formats.onnx_tensorrt import OnnxTensorRT
 from tests.search.toys import demo_problem
@@ -117,6 +127,36 @@ class TestSteadiness:
         bench = make(pool)
         assert bench.measure(SMALL) == bench.measure(SMALL)
         assert make(pool).measure(SMALL) == bench.measure(SMALL)
+        assert len(pool.turns) == 2
+
+    def test_a_device_that_is_not_as_it_was_measures_nothing(
+        self, make: Any, ledger: Ledger
+    ) -> None:
+        bench = make(FormulaPool())
+        assert make(FormulaPool(), as_before=bench.how).measure(SMALL) == bench.measure(SMALL)
+        known = dict(ledger.measured)
+        with pytest.raises(DeviceError, match="not as it was when the search measured: then other"):
+            make(FormulaPool(), as_before="other")
+        assert ledger.measured == known
+
+    def test_how_the_dense_model_was_measured_is_known_by_its_latency(
+        self, make: Any, ledger: Ledger
+    ) -> None:
+        bench = make(FormulaPool())
+        slow = make(FormulaPool(lambda turn: 2.0, kinds=("another kind",)))
+        assert slow.how != bench.how
+        printed_ms = float(f"{bench.dense.latency_ms:g}")
+        assert how_measured(ledger, DENSE, printed_ms) == bench.how
+        assert how_measured(ledger, DENSE, slow.dense.latency_ms) == slow.how
+        assert how_measured(ledger, DENSE, 1.5 * printed_ms) is None
+        assert times_of(ledger, bench.how) == {DENSE.digest: bench.dense}
+
+    def test_a_file_is_measured_once_by_what_is_in_it(self, make: Any, tmp_path: Path) -> None:
+        pool = FormulaPool()
+        bench = make(pool)
+        for name in ("a.onnx", "b.onnx"):
+            (tmp_path / name).write_bytes(b"the same")
+        assert bench.measure_file(tmp_path / "a.onnx") == bench.measure_file(tmp_path / "b.onnx")
         assert len(pool.turns) == 2
 
     def test_a_little_slower_counts_and_is_noted(self, make: Any) -> None:

@@ -188,7 +188,7 @@ def test_recovered_files_are_measured_beside_those_of_the_search(
     (run / "study.yaml").write_text(study.replace(address, "127.0.0.1:1"))
     with pytest.raises(DeviceError, match=r"127\.0\.0\.1:1"):
         recover(run, wish, quiet)
-    assert f"{name}: trained and kept, but not measured" in (run / "log.txt").read_text()
+    assert f"{name}: trained and kept, but not all measured" in (run / "log.txt").read_text()
     finished = read_finished(run)
     (point,) = finished.recovered
     assert finished.merged.time(point) is None
@@ -206,7 +206,7 @@ def test_recovered_files_are_measured_beside_those_of_the_search(
     recipe = json.loads((run / "models" / name / "recipe.json").read_text())
     assert recipe["measured"]["latency_ms"] == timed.latency_ms
     after = rows_of(run)
-    assert name not in after or after[name]["measured_ms"] == f"{timed.latency_ms:g}"
+    assert float(after[name]["measured_ms"]) == pytest.approx(timed.latency_ms, rel=1e-4)
     for row in set(before) & set(after):
         for column in ("latency_ms", "measured_ms", "meets"):
             assert after[row][column] == before[row][column]
