@@ -14,6 +14,8 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import os
+import socket
 import statistics
 import time
 from collections import Counter, deque
@@ -41,6 +43,7 @@ EACH_S = 10.0  # more for each one that its node is to have: few start at once
 NODES_S = 1200.0  # without a node that offers anything; a new machine takes minutes to set up
 TRIES = 3  # of one task, before it is recorded as failed
 DEATHS = 5  # in a row, times its number of actors, before a node is given up
+CONNECT_S = 5.0  # for a head to take a connection
 LOOK_S = 1.0  # between looks at the cluster's nodes
 SLOW = 2.0  # times the usual wall time, before an idle actor takes a copy of a task
 KNOWN = 3  # tasks of a rung, before its usual wall time is known
@@ -340,6 +343,24 @@ class RayPool:
         self._idle, self._busy = [], {}
 
 
+def _remembers_a_dead_cluster() -> bool:
+    """Tell whether Ray would wait, forever, for a cluster of this machine that does not answer.
+
+    The address of a head that was killed, by the kernel for its memory, say, stays in a file.
+    """
+    file = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")  # noqa: S108
+    if "RAY_ADDRESS" in os.environ or not file.is_file():
+        return False
+    address = file.read_text(encoding="utf-8").strip()
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    except (OSError, ValueError):
+        log.warning("the Ray cluster at %s does not answer: a local one is started", address)
+        return True
+    return False
+
+
 def start_ray() -> None:
     """Connect to the Ray cluster of this machine, or start a local one.
 
@@ -350,6 +371,7 @@ def start_ray() -> None:
         return
     root = Path(__file__).resolve().parents[1]
     ray.init(
+        address="local" if _remembers_a_dead_cluster() else None,
         runtime_env={
             "py_modules": [str(root / package) for package in PACKAGES],
             "env_vars": {"YOLO_OFFLINE": "1", "OMP_NUM_THREADS": "1", **KEPT_MEMORY},

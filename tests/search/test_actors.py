@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -211,3 +213,22 @@ def test_closing_kills_the_actors(build: Any) -> None:
     while time.monotonic() < deadline and any(Path(f"/proc/{pid}").exists() for pid in pids):
         time.sleep(0.1)
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_a_cluster_that_was_killed_is_not_waited_for() -> None:
+    """Ray keeps its address in a file, and would try to connect to it for ever."""
+    script = "from search.actors import start_ray; start_ray(); import ray; print(len(ray.nodes()))"
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder, socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # nobody listens
+        (Path(folder) / "ray").mkdir()
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        (Path(folder) / "ray" / "ray_current_cluster").write_text(address)
+        done = subprocess.run(  # noqa: S603
+            [sys.executable, "-c", script],
+            capture_output=True,
+            text=True,
+            timeout=200,
+            env={**os.environ, "RAY_TMPDIR": folder},
+        )
+    assert done.stdout.strip() == "1", done.stderr
+    assert f"the Ray cluster at {address} does not answer" in done.stderr
