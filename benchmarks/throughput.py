@@ -3,8 +3,8 @@
 Candidate evaluations a second (32 images each, without --weights and --data of the embedded demo),
 pool efficiency (busy time of the actors over wall time), both by the number of actors, and
 candidates priced a second by the cost model on one core, genome to latency. All candidates are
-different and moderately pruned. On a machine with GPUs the actors share them; to measure its CPUs,
-hide them: `CUDA_VISIBLE_DEVICES=`.
+different and moderately pruned. Networks that are large enough for GPUs (`GPU_FROM_MACS`) are
+evaluated there; to measure CPUs, hide the GPUs: `CUDA_VISIBLE_DEVICES=`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from evaluators.device import default_device
+from evaluators.device import CPU, default_device
 from evaluators.score import Score
 from search.actors import KEPT_MEMORY, RayPool
 from search.evaluating import Build, Evaluates, use_one_thread
@@ -48,7 +48,8 @@ def main(
         "target": "jetson-xavier-nx",
     }
     problem = prepare(read_settings(given))
-    table = Table(title=f"{weights}, {imgsz} px, on {default_device().type}")
+    device = default_device() if problem.use_gpus else CPU
+    table = Table(title=f"{weights}, {imgsz} px, on {device.type}")
     for header in ("actors", "evaluations/s", "an actor", "times one", "pool efficiency"):
         table.add_column(header, justify="right")
     first = None

@@ -349,7 +349,7 @@ def _remembers_a_dead_cluster() -> bool:
     The address of a head that was killed, by the kernel for its memory, say, stays in a file.
     """
     file = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")  # noqa: S108
-    if "RAY_ADDRESS" in os.environ or not file.is_file():
+    if os.environ.get("RAY_ADDRESS") or not file.is_file():
         return False
     address = file.read_text(encoding="utf-8").strip()
     host, _, port = address.rpartition(":")

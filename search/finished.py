@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from search.explorer import Session
 from search.front import RECOVERED, Point, pareto
 from search.journal import read_entries
 from search.ledger import Ledger, Outcome, Task
-from search.measure import Timed, file_digest, how_measured, times_of
+from search.measure import file_digest, how_measured, times_of
 from search.outputs import Result, best_of, front_text, write_outputs
 from search.problem import Problem, prepare
 from search.promise import corrected
@@ -105,17 +105,17 @@ def read_finished(folder: Path) -> Finished:
     candidates = {entry.digest: entry.candidate for entry in read_entries(run.journal)}
     with Ledger(run.journal, problem.protocol) as ledger, Progress(disable=True) as progress:
         how = _how_measured(run, ledger, problem)
-        times = times_of(ledger, how) if how else {}
-        if how is not None:
+        times = None if how is None else times_of(ledger, how)
+        if times is not None:
             problem = corrected(problem, times[problem.dense().digest].latency_ms)
         session = Session(ledger, _NoPool(), progress)
         searched = _read_front(run, problem, session, candidates)
-        searched = replace(searched, measured=times if how else None)
+        searched = replace(searched, measured=times)
         few = [(c, ledger.results.get((digest, "subset"))) for digest, c in candidates.items()]
     explored = (
         Point("", "", c, problem.cost(c), score) for c, score in few if isinstance(score, Score)
     )
-    merged = with_recovered(run, problem, searched, times)
+    merged = with_recovered(run, problem, searched)
     return Finished(
         run, problem, how, searched, merged,
         tuple(point for point, _ in recovered_points(run, problem)), tuple(explored),
@@ -240,9 +240,7 @@ def recovered_points(run: RunFolder, problem: Problem) -> list[tuple[Point, floa
     return points
 
 
-def with_recovered(
-    run: RunFolder, problem: Problem, searched: Result, times: Mapping[str, Timed]
-) -> Result:
+def with_recovered(run: RunFolder, problem: Problem, searched: Result) -> Result:
     """Return the front of the search and of everything recovered from it.
 
     The search's own front is kept beside the records. A recovered point is predicted to cost what
@@ -252,8 +250,8 @@ def with_recovered(
     Args:
         run: Where the records and files lie.
         problem: What was searched.
-        searched: The front of the search.
-        times: Measured latencies by digest of the file.
+        searched: The front of the search; `measured` has latencies of recovered files, too, by the
+            digest of the file.
     """
     recovered = recovered_points(run, problem)
     if not recovered:
@@ -265,9 +263,10 @@ def with_recovered(
     merged = replace(searched, exported=exported)
     front = pareto(points, lambda point: problem.objectives(point.cost, point.score))
     if searched.measured is not None:
-        of_files = {point.id: times.get(_digest_of_file(run, point)) for point, _ in recovered}
-        known = {name: timed for name, timed in of_files.items() if timed is not None}
-        merged = replace(merged, measured={**searched.measured, **known})
+        times = dict(searched.measured)
+        digests = {point.id: _digest_of_file(run, point) for point, _ in recovered}
+        times |= {name: times[digest] for name, digest in digests.items() if digest in times}
+        merged = replace(merged, measured=times)
         picks = (best_of(points, partial(merged.meets, limit=limit)) for limit in merged.limits)
         front += [pick for pick in picks if pick is not None and pick not in front]
     front.sort(key=lambda point: point.cost.latency_ms)

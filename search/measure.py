@@ -99,8 +99,8 @@ class Bench:
         form: What they are written as.
         folder: Where exported files are kept, named by candidate.
         dense: The candidate whose time is the reference.
-        as_before: How a search measured; what is measured in another way is nothing beside it.
         bits: What is not quantised is timed in these, 16 or 32, if the devices can.
+        as_before: How a search measured; what is measured in another way is nothing beside it.
         sleep: Waits seconds.
 
     Raises:

@@ -219,8 +219,10 @@ def _search(
     picked = {p.id: p for limit in limits if (p := result.pick(limit)) is not None}
     delivered = [dense[0], *picked.values()]
     exported = deliver(run, problem, evaluator, delivered, bench)
-    times = {} if bench is None else times_of(session.ledger, bench.how)
-    result = with_recovered(run, problem, replace(result, exported=exported), times)
+    result = replace(result, exported=exported)
+    if bench is not None:  # of recovered files, too
+        result = replace(result, measured=times_of(session.ledger, bench.how))
+    result = with_recovered(run, problem, result)
     write_outputs(run, problem, result)
     write_report(run, problem, result, list(points.values()))
     check_reached(result.limits, result.measured)

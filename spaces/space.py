@@ -117,11 +117,10 @@ class SearchSpace:
         converts: Whether maps that change their format are priced: `DeviceProfile.converts`.
 
     Raises:
-        InputError: An unknown group, layer or block, an ignored layer with bits or patterns (but
-            bits of Detect's outputs), a
-            number of channels that is out of range, a pattern that does not fit a layer, options
-            that are empty, repeated or not from dense to sparse, or a picture size that does not
-            fit.
+        InputError: An unknown group, layer or block, an ignored layer with patterns or (unless
+            it is one of Detect's outputs) with bits, a number of channels that is out of range, a
+            pattern that does not fit a layer, options that are empty, repeated or not from dense
+            to sparse, or a picture size that does not fit.
     """
 
     def __init__(

@@ -54,7 +54,7 @@ def candidates() -> dict[str, Candidate]:
     kept = tuple((g.name, max(1, int(g.size * 0.9))) for g in network.groups)
     names = [layer.name for layer in network.layers]
     eight, few = (tuple((name, bits, 8) for name in names) for bits in (8, 5))
-    sparse = tuple((name, "2:4") for name in names if network.groups and ".m." in name)
+    sparse = tuple((name, "2:4") for name in names if ".m." in name)
     return {
         "dense": Candidate(SIZE),
         "channels": Candidate(SIZE, kept),

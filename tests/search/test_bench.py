@@ -33,7 +33,7 @@ from search.measure import (
     Bench,
     how_measured,
     times_of,
-)  # fmt: skip
+)
 from spaces.candidate import Candidate
 from spaces.formats.onnx_tensorrt import OnnxTensorRT
 from tests.search.toys import demo_problem

@@ -161,6 +161,8 @@ def test_detects_outputs_vary_their_bits_only_where_that_is_asked(u_network: Net
     space = SearchSpace(u_network, [320], bits=bits, baseline=(32, 32))
     assert [*space.narrowed({}).upper] == [*space.upper]
     assert space.decode(np.asarray(space.upper)).bits == tuple((name, 8, 8) for name in bits)
+    only = SearchSpace(u_network, [320], bits={name: [(8, 8)] for name in bits}, baseline=(32, 32))
+    assert only.narrowed({}).dense.bits == only.dense.bits == tuple((n, 8, 8) for n in bits)
     pruned = {u_network.outputs[0]: ("dense", "2:4")}
     with pytest.raises(InputError, match="layer to vary"):
         SearchSpace(u_network, [320], patterns=pruned)
