@@ -45,7 +45,7 @@ from search.study import smooth_accuracy
 
 log = logging.getLogger(__name__)
 
-BUDGETS = "50%,60%,70%,80%,90%"
+BUDGETS = "60%,65%,70%,80%,90%"
 METHODS_AND_EVALUATIONS = (
     "paretrim=600,milp=300,dp=300,spdy=700,random=400,eagleeye=400,netadapt=400,hawq=200,halp=200,"
     "uniform=100,nsga2=3000"

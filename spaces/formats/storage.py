@@ -29,7 +29,7 @@ from spaces.quantization.grid import ActivationScales, is_quantized, largest_int
 from spaces.quantization.simulate import find_convolution, quantize
 from spaces.sliced import take_shapes
 
-FORMAT = "paretrim-storage-1"
+FORMAT = "paretrim-storage-2"
 UNROUNDED = 16
 
 
@@ -37,26 +37,29 @@ UNROUNDED = 16
 class Coded:
     """A weight as whole numbers below 2^bits.
 
+    A number n stands for values[n] steps, or n - offset where there are no values.
+
     Attributes:
         numbers: uint8, in the shape of the weight.
         bits: 1 to 8.
-        values: Step of each output channel [O] (a number n stands for (n - offset) steps), or the
-            values [2^bits] that numbers stand for.
-        offset: None where `values` are looked up.
+        steps: Of each output channel [O].
+        values: [2^bits] at most.
+        offset: What stands for zero where there are no values.
     """
 
     numbers: Tensor
     bits: int
-    values: Tensor
-    offset: int | None
+    steps: Tensor
+    values: Tensor | None = None
+    offset: int = 0
 
     def weight(self) -> Tensor:
         """Return the weight, float32."""
-        values = self.values.float()
-        if self.offset is None:
-            return values[self.numbers.long()]
-        steps = values.view(-1, *[1] * (self.numbers.ndim - 1))
-        return (self.numbers.float() - self.offset) * steps
+        if self.values is None:
+            levels = self.numbers.float() - self.offset
+        else:
+            levels = self.values.float()[self.numbers.long()]
+        return levels * self.steps.float().view(-1, *[1] * (self.numbers.ndim - 1))
 
 
 Coder = Callable[[Tensor], Coded | Tensor]
@@ -81,7 +84,9 @@ def write_stored(model: Compressed, path: Path, wide: Coder) -> None:
             continue
         data, coding = encode(stored.numbers.numpy().ravel(), stored.bits)
         tensors[name] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        tensors[f"{name}:values"] = stored.values.contiguous()
+        tensors[f"{name}:steps"] = stored.steps.contiguous()
+        if stored.values is not None:
+            tensors[f"{name}:values"] = stored.values.contiguous()
         shape = list(stored.numbers.shape)
         codes[name] = {
             "coding": coding, "bits": stored.bits, "offset": stored.offset, "shape": shape,
@@ -109,7 +114,7 @@ def _stored(
         conv = find_convolution(model.detector.net, layer)
         integers, steps = folded_integers(conv, tensor, bits)
         top = largest_integer(bits)
-        return Coded((integers + top).to(torch.uint8), bits, steps, top)
+        return Coded((integers + top).to(torch.uint8), bits, steps, offset=top)
     return tensor if bits >= 32 else wide(tensor)
 
 
@@ -155,10 +160,14 @@ def _decoded(
             shape = [int(length) for length in code["shape"]]
             count = int(np.prod(shape))
             numbers = decode(tensor.numpy().tobytes(), code["coding"], int(code["bits"]), count)
-            values = tensors[f"{name}:values"]
-            whole = torch.from_numpy(numbers.copy()).view(shape)
-            state[name] = Coded(whole, int(code["bits"]), values, code["offset"]).weight()
-        elif not name.endswith(":values"):
+            state[name] = Coded(
+                torch.from_numpy(numbers.copy()).view(shape),
+                int(code["bits"]),
+                tensors[f"{name}:steps"],
+                tensors.get(f"{name}:values"),
+                int(code["offset"]),
+            ).weight()
+        elif ":" not in name:
             state[name] = tensor.float() if tensor.is_floating_point() else tensor
     return state
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
@@ -17,14 +18,16 @@ import safetensors.torch
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from evaluators.detection import MIN_CONFIDENCE, detect
 from hw_models.errors import InputError
 from spaces.compress import compress
+from spaces.export import folded
 from spaces.formats import FORMATS
 from spaces.formats.coding import decode, encode
 from spaces.formats.interface import Compressed, Format
+from spaces.formats.shared import FEWEST_WEIGHTS, MOST_ERROR
 from spaces.formats.storage import load_stored
 from spaces.groups import Network
 from spaces.model import Detector
@@ -117,6 +120,21 @@ def test_stored_sizes_are_those_of_the_bits(written: Callable[[str, str], Path])
     assert sizes["packed", "mixed"] < sizes["onnx-tensorrt", "mixed"]
     assert sizes["packed", "mixed"] < sizes["packed", "plain"]
     assert sizes["shared", "plain"] < 0.5 * sizes["packed", "plain"]
+
+
+def test_few_large_weights_do_not_take_the_values_of_all_others(
+    models: dict[str, Compressed], tmp_path: Path
+) -> None:
+    detector = copy.deepcopy(models["plain"].detector)
+    layer = next(m for m in detector.net.modules() if isinstance(m, nn.Conv2d) and m.groups == 1)
+    weight_OI = layer.weight.data.flatten(1)
+    weight_OI[0, :3] = 8 * weight_OI.abs().max()
+    model = replace(models["plain"], detector=detector)
+    stored = load_stored(FORMATS["shared"].write(model, tmp_path)).net.state_dict()
+    for name, weight in folded(detector.net).state_dict().items():
+        if weight.ndim == 4 and weight.numel() >= FEWEST_WEIGHTS:
+            error_O, energy_O = ((x**2).flatten(1).sum(1) for x in (stored[name] - weight, weight))
+            assert float((error_O / energy_O).mean()) < 1.1 * MOST_ERROR, name
 
 
 def with_objects(model: Compressed) -> Compressed:
