@@ -111,16 +111,14 @@ class Fleet:
     def latency_ms(self, profile: DeviceProfile, fixed_us: Mapping[str, float]) -> Vector:
         """Predict the latency of every row; `fixed_us` by origin."""
         total_us = np.zeros(len(self.points))
-        reference = profile.mode(profile.reference_mode)
         fixed = np.asarray([fixed_us.get(p.origin, profile.fixed_us) for p in self.points])
         for name, part in self._parts:
-            mode = profile.mode(name)
-            tables = Tables(profile, mode, np.float64)
+            tables = Tables(profile, profile.mode(name), np.float64)
             convs = tables.convs(part.convs, part.conv_images)
             others = tables.others(part.others, part.other_images)
             total_us += np.bincount(part.conv_rows, convs.time_us[0], len(self.points))
             total_us += np.bincount(part.other_rows, others.time_us[0], len(self.points))
-            total_us[part.rows] += fixed[part.rows] * reference.gpu_mhz / mode.gpu_mhz
+            total_us[part.rows] += fixed[part.rows] / tables.waiting
         return np.asarray(total_us / 1e3)
 
 
