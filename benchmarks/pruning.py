@@ -5,7 +5,7 @@ The model is the classic YOLOv5n of COCO. Images to rank, fit and choose on are 
 
 * `uniform`: the same share of every group removed (416 px), for each criterion and restoration.
 * `choice`: -10 % and -20 % MACs at 320 px, how much of which group chosen by a mixed-integer
-  program on what removing it alone does to the detections.
+  program on what removing it alone does to the detections, and by a search around its choice.
 * `sizes`: the dense model at smaller input sizes, the curve that pruning has to beat.
 
 Finished rows of `uniform` are kept in a file (`--rows`): a run that was stopped goes on, and a row
@@ -53,11 +53,14 @@ SIZES = (416, 384, 352, 320, 288, 256, 224)
 RANK_IMAGES = 64  # the first of the training images
 QUICK_IMAGES = 64  # batch norms and the parallel refit
 FIT_IMAGES = 128  # the sequential refit
-JUDGE_IMAGES = 32  # training images that nothing was ranked or fitted on
+JUDGE_IMAGES = 50  # the other training images: nothing was ranked or fitted on them
 CUTS = (0.1, 0.2)  # of the MACs
 LEVELS = 8  # a group may lose eighths of its channels ...
 MOST_REMOVED = 4  # ... up to so many
 MEASURED_LEVELS = (1, 2, 4)  # of them are measured, the others lie between
+TRIES = 80  # choices searched around the program's
+MOVED = 0.2  # of the groups have their losses scaled in a try ...
+SPREAD = 0.7  # ... by a factor with this standard deviation of its logarithm
 ROUNDS = 6  # of the choice: MACs are bilinear in the channels, the program is linear
 
 Kept = NDArray[np.bool_]
@@ -265,6 +268,7 @@ def choice(bench: Bench, cuts: Sequence[float], rows: Path) -> Iterator[str]:
     yield f"losses of {counts_GL[:, 1:].size} single choices in {time.perf_counter() - start:.0f} s"
     for cut in cuts:
         solved = {name: _solve(bench, counts_GL, loss_GL, cut) for name, loss_GL in tables.items()}
+        solved["searched"] = _searched(bench, ranking, counts_GL, tables["agreement"], cut)
         solved["uniform"] = _uniform_at(bench, cut)
         nets = {
             name: bench.pruned(bench.candidate(counts), ranking, "sequential")
@@ -366,6 +370,32 @@ def _solve(
             break
         demand += shortfall
     return counts
+
+
+def _searched(
+    bench: Bench,
+    ranking: Ranking,
+    counts_GL: NDArray[np.int64],
+    loss_GL: NDArray[np.float64],
+    cut: float,
+) -> NDArray[np.int64]:
+    """Search around the program's choice for one with more agreement on training images [G].
+
+    The losses of some groups are scaled at random and the program solved again; the scales of the
+    best choice so far are gone on from (SPDY, arXiv 2201.13096, section 3.3, on measured losses).
+    """
+    random = np.random.default_rng(0)
+    scales_G = np.zeros(len(loss_GL))
+    best, tried = (-1.0, scales_G, counts_GL[:, 0]), dict[tuple[int, ...], float]()
+    for _ in range(TRIES):
+        counts = _solve(bench, counts_GL, loss_GL * np.exp(scales_G[:, None]), cut)
+        key = tuple(counts.tolist())
+        if key not in tried:
+            tried[key] = bench.agreement(bench.pruned(bench.candidate(counts), ranking, "refit"))
+        best = max(best, (tried[key], scales_G, counts), key=lambda found: found[0])
+        moved_G = random.random(len(loss_GL)) < MOVED
+        scales_G = best[1] + moved_G * random.normal(0.0, SPREAD, len(loss_GL))
+    return best[2]
 
 
 def _uniform_at(bench: Bench, cut: float) -> NDArray[np.int64]:
