@@ -136,7 +136,7 @@ def write_verified(
         if write_more is not None:
             write_more(part)
         verified = verify(form, path, model, problem.validation, accuracy(point.score), min_score)
-        recipe = {**recipe, "exported": asdict(verified)}
+        recipe = {**_measured(folder, path), **recipe, "exported": asdict(verified)}
         write_whole(part / "recipe.json", json.dumps(recipe, indent=1) + "\n")
         folder.mkdir(parents=True, exist_ok=True)
         for file in part.iterdir():
@@ -145,6 +145,18 @@ def write_verified(
         shutil.rmtree(part, ignore_errors=True)
     log.info("exported %s: %s", point.id, describe(verified, point))
     return verified
+
+
+def _measured(folder: Path, path: Path) -> dict[str, Any]:
+    """Return what was measured of the file that a new one takes the place of, if both are equal."""
+    try:
+        before = (folder / path.name).read_bytes()
+        recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if "measured" not in recipe or before != path.read_bytes():
+        return {}
+    return {"measured": recipe["measured"]}
 
 
 def describe(verified: Verified, point: Point) -> str:

@@ -60,6 +60,23 @@ def recipe_of(folder: Path) -> dict[str, Any]:
     return content
 
 
+def test_what_was_measured_of_an_equal_file_is_not_forgotten(run: Path) -> None:
+    folder = run / "models" / pick_of(run)
+    recipe, content = recipe_of(folder), (folder / "model.onnx").read_bytes()
+    assert "measured" not in recipe
+    try:
+        recipe["measured"] = {"latency_ms": 7.5}
+        (folder / "recipe.json").write_text(json.dumps(recipe))
+        export(run, [pick_of(run)], "onnx", None, None, QUIET)
+        assert recipe_of(folder)["measured"] == {"latency_ms": 7.5}
+        assert (folder / "model.onnx").read_bytes() == content
+        (folder / "model.onnx").write_bytes(content + b" ")
+        export(run, [pick_of(run)], "onnx", None, None, QUIET)
+        assert "measured" not in recipe_of(folder)
+    finally:
+        (folder / "model.onnx").write_bytes(content)
+
+
 def test_any_point_of_the_front_is_exported_and_its_row_says_so(run: Path) -> None:
     with (run / "front.csv").open() as file:
         rows = {row["id"]: row for row in csv.DictReader(file)}
