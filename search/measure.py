@@ -157,25 +157,29 @@ class Bench:
         """
         known = self._ledger.measured.get((candidate.digest, self.how))
         if known is None:
-            if self._protocol.precision == "fp16" and _has_32_bits(candidate):
-                log.warning(
-                    "%s: some layers have 32 bits, which the device is not told by layer: it is "
-                    "timed as if they had 16, and may be slower", candidate.digest[:12],
-                )  # fmt: skip
-            known = self._measured(candidate.digest, self.file(candidate))
+            known = self._measured(candidate.digest, self.file(candidate), candidate)
         return timed_from(known)
 
-    def measure_file(self, path: Path) -> Timed:
-        """Return the latency of a file that is no candidate's: a recovered point's.
+    def measure_file(self, path: Path, candidate: Candidate) -> Timed:
+        """Return the latency of a file that was trained: a recovered point's.
+
+        Args:
+            path: The file.
+            candidate: What it was trained from.
 
         Raises:
             DeviceError: See `measure`.
         """
         digest = file_digest(path)
         known = self._ledger.measured.get((digest, self.how))
-        return timed_from(known or self._measured(digest, path))
+        return timed_from(known or self._measured(digest, path, candidate))
 
-    def _measured(self, digest: str, path: Path) -> Mapping[str, Any]:
+    def _measured(self, digest: str, path: Path, candidate: Candidate) -> Mapping[str, Any]:
+        if self._protocol.precision == "fp16" and _has_32_bits(candidate):
+            log.warning(
+                "%s: some layers have 32 bits, which the device is not told by layer: it is "
+                "timed as if they had 16, and may be slower", candidate.digest[:12],
+            )  # fmt: skip
         measurement, speed = self._steady(path)
         record = _record(measurement) | {"speed": speed}
         self._ledger.record_measurement(digest, self.how, record)

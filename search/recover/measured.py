@@ -15,6 +15,7 @@ from search.finished import Finished
 from search.ledger import Ledger
 from search.measure import Bench, devices
 from search.run_folder import write_whole
+from spaces.candidate import Candidate
 
 log = logging.getLogger(__name__)
 
@@ -49,9 +50,10 @@ def measure_recovered(finished: Finished, evaluator: Evaluator, names: Sequence[
                 problem.dense(), problem.model.profile.baseline_bits, finished.how,
             )  # fmt: skip
             for name in names:
-                timed = bench.measure_file(run.model(name) / "model.onnx")
                 path = run.model(name) / "recipe.json"
                 recipe: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+                candidate = Candidate.from_dict(recipe["candidate"])
+                timed = bench.measure_file(run.model(name) / "model.onnx", candidate)
                 text = json.dumps(recipe | {"measured": asdict(timed)}, indent=1)
                 write_whole(path, text + "\n")
                 log.info("measured %s: %.3f ms on %s", name, timed.latency_ms, timed.device)

@@ -157,7 +157,7 @@ class TestSteadiness:
         file = Files().write(SMALL, tmp_path)
         copy = tmp_path / "copy.onnx"
         copy.write_bytes(file.read_bytes())
-        assert bench.measure_file(file) == bench.measure_file(copy)
+        assert bench.measure_file(file, SMALL) == bench.measure_file(copy, SMALL)
         assert len(pool.turns) == 2
 
     def test_a_little_slower_counts_and_is_noted(self, make: Any) -> None:
@@ -302,15 +302,17 @@ class TestPrecision:
         assert len(ledger.measured) == 2
 
     def test_layers_of_32_bits_are_warned_of(
-        self, make: Any, caplog: pytest.LogCaptureFixture
+        self, make: Any, caplog: pytest.LogCaptureFixture, tmp_path: Path
     ) -> None:
         bench = make(FormulaPool(precisions=("fp32", "fp16", "int8")), bits=16)
         with caplog.at_level(logging.WARNING, "search.measure"):
             bench.measure(QUANTIZED)
             assert not caplog.messages
-            bench.measure(Candidate(256, bits=(("conv", 32, 32),)))
-        (message,) = caplog.messages
-        assert "timed as if they had 16" in message
+            wide = Candidate(256, bits=(("conv", 32, 32),))
+            bench.measure(wide)
+            bench.measure_file(Files().write(DENSE, tmp_path), wide)
+        assert len(caplog.messages) == 2
+        assert all("timed as if they had 16" in message for message in caplog.messages)
 
 
 @pytest.fixture
