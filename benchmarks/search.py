@@ -5,9 +5,9 @@ that looks into those of the others: what two of them ask for is evaluated once.
 one look at one candidate, whether on the proxy or the subset rung: the sensitivity sweep counts,
 and so does what another method has evaluated already. Printed are the hypervolume (loss of the
 subset's mAP against latency) after some numbers of evaluations, and for each budget the mAP on all
-validation images of the method's pick; the spread is (largest - smallest) / mean of the last
-hypervolumes of the seeds, busy the share of time that evaluators evaluated between the first and
-the last mAP.
+validation images of the method's pick, beside that of the uncompressed model at smaller inputs; the
+spread is (largest - smallest) / mean of the last hypervolumes of the seeds, busy the share of time
+that evaluators evaluated between the first and the last mAP.
 
 Run again with the same `--output` it goes on where it stopped: nothing is evaluated twice. What one
 device's run evaluated, the run of another one finds by `--reuse`.
@@ -118,10 +118,13 @@ def main(
         "actors": actors,
     }
     base = prepare(read_settings(given))
+    output.mkdir(parents=True, exist_ok=True)
     pool: Pool = InProcessPool(base.build)
     if actors:
         pool = RayPool(base.build, actors, lambda task: 600.0, base.use_gpus)
-    runs: list[dict[str, Any]] = []
+    with Ledger(output / "sizes.jsonl", base.protocol) as ledger:
+        session = Session(ledger, pool, Progress(disable=True))
+        runs = [input_size_alone(base, session)]
     for asked in methods.split(","):
         method, evals = asked.split("=")
         for seed in map(int, seeds.split(",")):
@@ -177,6 +180,18 @@ def one_run(problem: Problem, session: Session) -> dict[str, Any]:
     }
 
 
+def input_size_alone(problem: Problem, session: Session) -> dict[str, Any]:
+    """Return the best full mAP of the uncompressed model for each budget."""
+    points = [
+        Point("", "dense", candidate, problem.cost(candidate), result)
+        for candidate in map(problem.dense, problem.sizes)
+        for result in session.results([candidate], "full", "dense")
+        if isinstance(result, Score)
+    ]
+    picks = [pick(points, limit) for limit in problem.limits]
+    return {"method": "input size", "picks": [accuracy(p.score) if p else None for p in picks]}
+
+
 def finals(problem: Problem, session: Session, points: Sequence[Point]) -> list[Point]:
     """Score on all images those that may be the pick for a budget, as the search does."""
     smooth_N, _ = smooth_accuracy(problem, points)
@@ -196,18 +211,29 @@ def finals(problem: Problem, session: Session, points: Sequence[Point]) -> list[
 def print_tables(runs: Sequence[dict[str, Any]], budgets: Sequence[str]) -> None:
     """Print hypervolume by evaluations and mAP by budget, means over the seeds."""
     table = Table(
-        "method", "spent", *map(str, MARKS), "end", *budgets, title="hypervolume; mAP50-95"
-    )
+        "method", "spent", *map(str, MARKS), "end", "spread", "busy", *budgets,
+        title="hypervolume; mAP50-95",
+    )  # fmt: skip
     for method in dict.fromkeys(run["method"] for run in runs):
         own = [run for run in runs if run["method"] == method]
-        spent = int(np.mean([run["curve"][-1][0] for run in own]))
-        volumes = [np.mean([at(run["curve"], mark) for run in own]) for mark in MARKS]
         picks = np.array([[x or 0.0 for x in run["picks"]] for run in own]).mean(axis=0)
-        cells = [
-            f"{x:.4f}" if mark <= spent else "" for mark, x in zip(MARKS, volumes, strict=True)
-        ]
-        table.add_row(method, str(spent), *cells, *(f"{x:.3f}" for x in picks))
-    Console(width=200).print(table)
+        cells = _progress(own) if "curve" in own[0] else [""] * (len(MARKS) + 4)
+        table.add_row(method, *cells, *(f"{x:.3f}" for x in picks))
+    Console(width=220).print(table)
+
+
+def _progress(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """Return evaluations, hypervolumes, their spread and how busy evaluators were, as text."""
+    spent = int(np.mean([run["curve"][-1][0] for run in runs]))
+    volumes = [np.mean([at(run["curve"], mark) for run in runs]) for mark in MARKS]
+    ends = [run["curve"][-1][1] for run in runs]
+    return [
+        str(spent),
+        *(f"{x:.4f}" if mark <= spent else "" for mark, x in zip(MARKS, volumes, strict=True)),
+        f"{np.mean(ends):.4f}",
+        f"{(max(ends) - min(ends)) / np.mean(ends):.2%}",
+        f"{np.mean([run['busy'] for run in runs]):.1%}",
+    ]
 
 
 def at(curve: Sequence[tuple[int, float]], evaluations: int) -> float:
