@@ -216,9 +216,13 @@ def print_tables(runs: Sequence[dict[str, Any]], budgets: Sequence[str]) -> None
     )  # fmt: skip
     for method in dict.fromkeys(run["method"] for run in runs):
         own = [run for run in runs if run["method"] == method]
-        picks = np.array([[x or 0.0 for x in run["picks"]] for run in own]).mean(axis=0)
         cells = _progress(own) if "curve" in own[0] else [""] * (len(MARKS) + 4)
-        table.add_row(method, *cells, *(f"{x:.3f}" for x in picks))
+        picks = zip(*(run["picks"] for run in own), strict=True)
+        table.add_row(
+            method,
+            *cells,
+            *(f"{np.mean([x or 0.0 for x in each]):.3f}" if any(each) else "–" for each in picks),
+        )
     Console(width=220).print(table)
 
 
@@ -231,7 +235,7 @@ def _progress(runs: Sequence[dict[str, Any]]) -> list[str]:
         str(spent),
         *(f"{x:.4f}" if mark <= spent else "" for mark, x in zip(MARKS, volumes, strict=True)),
         f"{np.mean(ends):.4f}",
-        f"{(max(ends) - min(ends)) / np.mean(ends):.2%}",
+        f"{(max(ends) - min(ends)) / np.mean(ends):.2%}" if len(ends) > 1 else "",
         f"{np.mean([run['busy'] for run in runs]):.1%}",
     ]
 

@@ -42,8 +42,8 @@ Reals: TypeAlias = npt.NDArray[np.floating[Any]]
 Vector: TypeAlias = npt.NDArray[np.float64]
 
 WAITING_EXPONENT = 0.5
-"""Of the GPU clock in the speed of launches: of 0.3, 0.5, 0.7 and 1 the one with the least error on
-the calibrate rows of the TX2 (QuTiBench, three clocks), fitted or left out."""
+"""Of the GPU clock in the speed of launches: of 0.3, 0.5, 0.7 and 1 none has less error on the
+calibrate rows of the TX2 (three clocks), fitted or left out (docs/hardware-models.md)."""
 HOST_EXPONENT = 3.0
 """Power of a host core goes with its clock times the square of its voltage, which follows it."""
 _CHUNK = 512
@@ -262,7 +262,7 @@ class Tables:
         dtype: float32 for speed, float64 where derivatives are taken.
 
     Attributes:
-        waiting: How much shorter launches and fixed times are than at the reference clock.
+        waiting: Speed of launches and the fixed time, 1 at the reference clock.
     """
 
     def __init__(
