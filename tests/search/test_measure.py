@@ -178,11 +178,15 @@ def test_resuming_repeats_no_measurement(measured: tuple[Path, str]) -> None:
 def test_recovered_files_are_measured_beside_those_of_the_search(
     measured: tuple[Path, str], worker: str, tmp_path: Path
 ) -> None:
-    """First the device cannot be reached: what was trained stays, and the same command goes on."""
+    """First the device cannot be reached: what was trained stays, and the same command goes on.
+
+    Recovered is the pick for 75 %, the small input: an epoch makes it more accurate, so it stays on
+    the front. Of the pick for 95 %, that depends on which point was measured within it.
+    """
     run, address = tmp_path / "exp", worker.split()[0]
     shutil.copytree(measured[0], run)
     before = rows_of(run)
-    pick = json.loads((run / "picks.json").read_text())[-1]["id"]
+    pick = json.loads((run / "picks.json").read_text())[0]["id"]
     wish, name, quiet = Wish((pick,), trials=1, epochs=1), f"{pick}r", Console(quiet=True)
     study = (run / "study.yaml").read_text()
     (run / "study.yaml").write_text(study.replace(address, "127.0.0.1:1"))
@@ -206,14 +210,7 @@ def test_recovered_files_are_measured_beside_those_of_the_search(
     recipe = json.loads((run / "models" / name / "recipe.json").read_text())
     assert recipe["measured"]["latency_ms"] == timed.latency_ms
     after = rows_of(run)
-    if name in after:
-        assert float(after[name]["measured_ms"]) == pytest.approx(timed.latency_ms, rel=1e-4)
-    else:  # a busy machine measured another as quicker, and that is as accurate
-        assert any(
-            float(row["measured_ms"]) <= timed.latency_ms * (1 + 1e-4)
-            and float(row["map50_95"]) >= point.score.map50_95 - 1e-4
-            for row in after.values()
-        )
+    assert float(after[name]["measured_ms"]) == pytest.approx(timed.latency_ms, rel=1e-4)
     for row in set(before) & set(after):
         for column in ("latency_ms", "measured_ms", "meets"):
             assert after[row][column] == before[row][column]
