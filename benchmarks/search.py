@@ -12,8 +12,8 @@ that evaluators evaluated between the first and the last mAP.
 Run again with the same `--output` it goes on where it stopped: nothing is evaluated twice. What one
 device's run evaluated, the run of another one finds by `--reuse`.
 
-`docs/search.md` has what was run with the classic YOLOv5n, of which an evaluation takes 1.4 s of a core
-at 416 and 320 px, and 1.9 s at 640 to 320 px.
+`docs/search.md` has what was run with the classic YOLOv5n, of which an evaluation takes 1.4 s of a
+core at 416 and 320 px, and 1.9 s at 640 to 320 px.
 """
 
 from __future__ import annotations
