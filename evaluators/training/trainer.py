@@ -13,7 +13,7 @@ import copy
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,9 @@ class Training:
         methods: Applied in this order at each moment, and in the reverse one at the end.
         device: Where it runs; None = CUDA where there is one.
 
+    Attributes:
+        last: What the last complete epoch did; None before the first.
+
     Raises:
         InputError: If there are no images.
     """
@@ -146,7 +149,7 @@ class Training:
         self._distillation = self._make_distillation() if plan.distillation > 0 else None
         self._average = Average(self._net, self._steps)
         self._optimizer = torch.optim.AdamW(self._groups(), weight_decay=WEIGHT_DECAY)
-        self.epoch = 0  # so many are complete
+        self.last: EpochReport | None = None
 
     def _make_distillation(self) -> Distillation:
         probe = torch.zeros(1, 3, self._student.imgsz, self._student.imgsz, device=self._device)
@@ -184,10 +187,10 @@ class Training:
             for name, value in self._step(batch, steps).items():
                 totals[name] = totals.get(name, 0.0) + value
             steps += 1
-        self.epoch += 1
         means = {name: value / steps for name, value in totals.items()}
         loss = means.pop("loss")
-        return EpochReport(self.epoch, loss, means, time.perf_counter() - start)
+        self.last = EpochReport(self.epoch + 1, loss, means, time.perf_counter() - start)
+        return self.last
 
     def _set_mode(self, norms_frozen: bool) -> None:
         self._net.train()
@@ -240,6 +243,11 @@ class Training:
         return self._objective.raw(self._teacher, images)
 
     @property
+    def epoch(self) -> int:
+        """So many epochs are complete."""
+        return 0 if self.last is None else self.last.epoch
+
+    @property
     def averaged(self) -> nn.Module:
         """The averaged network in eval mode, with everything a method put into it."""
         return self._average.net
@@ -263,7 +271,7 @@ class Training:
         """Write the state, in one rename."""
         distillation = None if self._distillation is None else self._distillation.state_dict()
         state = {
-            "epoch": self.epoch,
+            "last": None if self.last is None else asdict(self.last),
             "net": self._net.state_dict(),
             "average": self._average.net.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -286,7 +294,7 @@ class Training:
             self._optimizer.load_state_dict(state["optimizer"])
             if self._distillation is not None:
                 self._distillation.load_state_dict(state["distillation"])
-            self.epoch = int(state["epoch"])
+            self.last = None if state["last"] is None else EpochReport(**state["last"])
         except Exception as error:  # torch raises a dozen unrelated classes
             raise InputError(
                 f"The checkpoint {path} cannot be continued: expected one of the same training,"

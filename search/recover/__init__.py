@@ -16,5 +16,6 @@ where it was when the same command is given again.
     runs/search/exp/recover/
         front.csv           the front of the search
         points/p03r.json    a recovered point: its score and where it came from
-        tune-0123abcd/      Ray Tune's state and checkpoints, one folder a plan
+        tune-0123abcd/      Ray Tune's state, one folder a plan
+            trainings/p03-trial-0.ckpt  what a trial goes on from
 """

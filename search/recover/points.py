@@ -38,9 +38,9 @@ def deliver_recovered(
     """
     assert trials.best is not None
     run, problem = finished.run, finished.problem
-    config, checkpoint = trials.best
+    config, training_file = trials.best
     training = payload.begin(config)
-    training.load(checkpoint / "training.ckpt")
+    training.load(training_file)
     trained = training.result()
     recovered = _recovered_point(finished, evaluator, point, trained)
     model = compressed(problem, trained, recovered.candidate)

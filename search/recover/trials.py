@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -239,46 +239,73 @@ def _drawn_factor(random: np.random.Generator) -> float:
     return float(np.exp(random.uniform(-np.log(3), np.log(3))))
 
 
-def train_trial(config: dict[str, Any], payload: Payload) -> None:
-    """Train one point with one setting; runs in a process of Ray Tune.
+def training_file(folder: Path, config: Mapping[str, Any]) -> Path:
+    """Return the file that a trial of that configuration keeps its training in."""
+    return folder / f"{config['point']}-trial-{config['number']}.ckpt"
 
-    Reports after each epoch, with a checkpoint; a training that leaves the finite numbers, or is
-    no better than no training when `PAYS_FROM_PERCENT` of it is over, says so and ends.
+
+def train_trial(config: dict[str, Any], payload: Payload, folder: Path) -> None:
+    """Train one point with one setting, as far as it was not yet; runs in a process of Ray Tune.
+
+    Reports after each epoch; a training that leaves the finite numbers, or is no better than no
+    training when `PAYS_FROM_PERCENT` of it is over, says so and ends. What an epoch ended with is
+    kept before it is reported, in a file that the next one replaces: Tune would delete a checkpoint
+    that the state it has saved of itself still names, and a driver killed then lost the trial.
+
+    Args:
+        config: Point, number and plan, under "trial".
+        payload: What all trials share.
+        folder: Where the trials keep their trainings; all nodes see the same one.
+
+    Raises:
+        InputError: If the folder is not there, or the file in it is of another training.
     """
     torch.set_num_threads(1)
     config = config["trial"]
-    start = payload.starts[config["point"]]
+    if not folder.is_dir():
+        raise InputError(
+            f"There is no folder {folder} on {platform.node()}, which trains a trial of"
+            f" {config['point']}; expected one that all nodes of the cluster share.",
+            "Copy the run to a shared folder and recover it there, or recover on one machine.",
+        )
     training = payload.begin(config)
-    if (checkpoint := tune.get_checkpoint()) is not None:
-        with checkpoint.as_directory() as folder:
-            training.load(Path(folder) / "training.ckpt")
-    epochs = config["plan"]["epochs"]
-    few = Validation(payload.validation.subset(SUBSET_IMAGES), start.student.imgsz)
-    while training.epoch < epochs:
-        try:
-            report = training.run_epoch()
-            last = report.epoch == epochs
-            simulated = training.result().simulated().net
-        except DivergedError as error:
-            tune.report({"map50_95": 0.0, "percent": 100, "stopped": f"diverged: {error}"})
-            return
-        found = few.measure(simulated)
-        values = {
-            "map50_95": found.map50_95,
-            "percent": 100 * report.epoch // epochs,
-            "epoch": report.epoch,
-            "loss": report.loss,
-            "seconds": report.seconds,
-        }
-        if last:
-            everything = Validation(payload.validation, start.student.imgsz)
-            values["map50_95_full"] = everything.measure(simulated).map50_95
-        if values["percent"] in range(PAYS_FROM_PERCENT, 100) and (
-            found.map50_95 < start.floor - PAYS_MARGIN
-        ):
-            reason = f"mAP50-95 {found.map50_95:.3f}, without training {start.floor:.3f}"
-            tune.report({**values, "percent": 100, "stopped": f"does not pay: {reason}"})
-            return
-        with tempfile.TemporaryDirectory() as temporary:
-            training.save(Path(temporary) / "training.ckpt")
-            tune.report(values, checkpoint=tune.Checkpoint.from_directory(temporary))
+    file = training_file(folder, config)
+    try:
+        if file.exists():
+            training.load(file)  # told again: the driver that was killed may not have heard of it
+        else:
+            _train(training, file)
+        while not _tell(training, payload, config):
+            _train(training, file)
+    except DivergedError as error:
+        tune.report({"map50_95": 0.0, "percent": 100, "stopped": f"diverged: {error}"})
+
+
+def _train(training: Training, file: Path) -> None:
+    training.run_epoch()
+    training.save(file)
+
+
+def _tell(training: Training, payload: Payload, config: dict[str, Any]) -> bool:
+    """Report what the last epoch did, and return whether the trial is over."""
+    start, epochs, report = payload.starts[config["point"]], config["plan"]["epochs"], training.last
+    assert report is not None
+    simulated = training.result().simulated().net
+
+    def reached(data: Dataset) -> float:
+        return Validation(data, start.student.imgsz).measure(simulated).map50_95
+
+    values = {
+        "map50_95": reached(payload.validation.subset(SUBSET_IMAGES)),
+        "percent": 100 * report.epoch // epochs,
+        "epoch": report.epoch,
+        "loss": report.loss,
+        "seconds": report.seconds,
+    }
+    if report.epoch == epochs:
+        values["map50_95_full"] = reached(payload.validation)
+    elif values["percent"] >= PAYS_FROM_PERCENT and values["map50_95"] < start.floor - PAYS_MARGIN:
+        reason = f"mAP50-95 {values['map50_95']:.3f}, without training {start.floor:.3f}"
+        values |= {"percent": 100, "stopped": f"does not pay: {reason}"}
+    tune.report(values)
+    return values["percent"] == 100

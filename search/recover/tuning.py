@@ -17,7 +17,7 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 
 from search.actors import start_ray
-from search.recover.trials import Payload, train_trial
+from search.recover.trials import Payload, train_trial, training_file
 from search.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ class Trials:
 
     Attributes:
         summary: One record a trial: its plan, what it reached on all images, or why it ended.
-        best: Configuration and last checkpoint of the best finished one; None if none finished.
+        best: Configuration and training file of the best finished one; None if none finished.
     """
 
     summary: list[dict[str, Any]]
@@ -126,9 +126,11 @@ def tune_points(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has set one of its own
     folder = run.recovery.resolve()
     name = f"tune-{plan_digest(payload, configs)}"
+    trainings = folder / name / "trainings"
+    trainings.mkdir(parents=True, exist_ok=True)
     gpus = ray.cluster_resources().get("GPU", 0.0)
     trainable = tune.with_resources(
-        tune.with_parameters(train_trial, payload=payload),
+        tune.with_parameters(train_trial, payload=payload, folder=trainings),
         {"cpu": 1, "gpu": 1 / TRIALS_PER_GPU if gpus else 0},
     )
     if tune.Tuner.can_restore(str(folder / name)):
@@ -142,7 +144,6 @@ def tune_points(
             run_config=tune.RunConfig(
                 name=name,
                 storage_path=str(folder),
-                checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
                 failure_config=tune.FailureConfig(max_failures=1),
                 callbacks=[_EpochLines()],
                 verbose=0,
@@ -150,10 +151,10 @@ def tune_points(
         )
     log.info("%d trials of %d points", len(configs), len(payload.starts))
     results = tuner.fit()
-    return {point: trials_of(point, results) for point in payload.starts}
+    return {point: _trials_of(point, results, trainings) for point in payload.starts}
 
 
-def trials_of(point: str, results: Any) -> Trials:
+def _trials_of(point: str, results: Any, trainings: Path) -> Trials:
     """Return what became of the trials of a point."""
     summary, best, best_score = [], None, -1.0
     for result in results:
@@ -167,8 +168,8 @@ def trials_of(point: str, results: Any) -> Trials:
             record["stopped"] = f"failed: {result.error}"
         elif score is None:
             record["stopped"] = metrics.get("stopped", "another trial of this point was ahead")
-        elif result.checkpoint is not None and score > best_score:
-            best, best_score = (config, Path(result.checkpoint.path)), score
+        elif score > best_score:
+            best, best_score = (config, training_file(trainings, config)), score
         summary.append(record)
     if best is None:
         log.warning("%s: no trial ended well; it is not recovered", point)
