@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import Tensor
 
+from benchmarks.accuracy import as_text, retention
 from benchmarks.pruned import JUDGE_IMAGES, RANK_IMAGES, Bench
 from benchmarks.rows import Figures, kept_row
 from spaces.compress import Ranking
@@ -32,8 +33,8 @@ ROUNDS = 6  # of the choice: MACs are bilinear in the channels, the program is l
 def choice(bench: Bench, cuts: Sequence[float], rows: Path) -> Iterator[str]:
     """Choose how much of which group to remove; yield a line for each cut and table of losses."""
     yield (
-        f"choice, {bench.imgsz} px, dense mAP50-95 {bench.dense_map:.4f}; groups lose eighths of "
-        f"their channels; the line marked * has the best agreement on training images"
+        f"choice, {bench.imgsz} px, dense mAP50-95 {bench.dense_accuracy.map50_95:.4f}; groups "
+        "lose eighths of their channels; marked *: the best agreement on training images"
     )
     pictures = bench.pictures(0, RANK_IMAGES)
     scores = score(bench.detector, bench.network, "residual", pictures)
@@ -69,7 +70,7 @@ def choice(bench: Bench, cuts: Sequence[float], rows: Path) -> Iterator[str]:
                 f"MACs -{1 - bench.macs(counts[None])[0] / dense_macs:.1%}, "
                 f"{int((counts < bench.network.sizes).sum())} groups, agreement "
                 f"{agreements[name]:.3f}, retention "
-                f"{bench.map50_95(nets[name]) / bench.dense_map:.1%}"
+                f"{as_text(retention(bench.accuracy(nets[name]), bench.dense_accuracy))}"
             )
 
 

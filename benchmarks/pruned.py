@@ -16,10 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from benchmarks.accuracy import measure
 from evaluators.batchnorm import match_moments, measure_moments
 from evaluators.dataset import Dataset, load_dataset
 from evaluators.dense import BATCH, as_input, for_inference
-from evaluators.detection import detect, score_detections
+from evaluators.detection import Accuracy, detect
 from evaluators.distortion import Reference, agreement, reference
 from evaluators.influence import measure_outputs
 from evaluators.reconstruct import DenseOutputs, reconstruct
@@ -92,23 +93,18 @@ class Bench:
         shares = [agreement(detect(net(batch)), dense) for batch, dense in self.judges]
         return float(np.average(shares, weights=[len(batch) for batch, _ in self.judges]))
 
-    @torch.inference_mode()
-    def map50_95(self, net: nn.Module) -> float:
-        """Measure mAP on the validation images."""
-        net = for_inference(copy.deepcopy(net))
-        found: list[Tensor] = []
-        for batch in torch.split(self._validation_squares, BATCH):
-            found += detect(net(as_input(batch)))
-        return score_detections(found, self.validation, self.imgsz).map50_95
+    def accuracy(self, net: nn.Module) -> Accuracy:
+        """Score a network on the validation images."""
+        return measure(net, self.validation, self._validation_squares)
 
     @cached_property
     def _validation_squares(self) -> Tensor:
         return self.validation.squares(self.imgsz)
 
     @cached_property
-    def dense_map(self) -> float:
-        """The dense model's mAP at this size."""
-        return self.map50_95(self.detector.net)
+    def dense_accuracy(self) -> Accuracy:
+        """That of the dense model at this size."""
+        return self.accuracy(self.detector.net)
 
     def pruned(self, candidate: Candidate, ranking: Ranking, restoration: str) -> nn.Module:
         """Return the sliced network with its accuracy restored."""

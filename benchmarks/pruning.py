@@ -24,9 +24,11 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from benchmarks.accuracy import as_text, retention
 from benchmarks.channel_choice import choice
 from benchmarks.pruned import RESTORATIONS, Bench, load
 from benchmarks.rows import Figures, kept_row
+from evaluators.detection import Accuracy
 from spaces.saliency import CRITERIA
 
 UNIFORM_IMGSZ = 416
@@ -43,7 +45,7 @@ def uniform(
     dense_macs = bench.macs(sizes[None])[0]
     yield (
         f"uniform, {bench.imgsz} px, {len(bench.validation)} validation images, dense mAP50-95 "
-        f"{bench.dense_map:.4f}; retention in %"
+        f"{bench.dense_accuracy.map50_95:.4f}; retention ± its error in %"
     )
     for rate in rates:
         counts = sizes - np.rint(rate * sizes).astype(np.int64)
@@ -51,12 +53,12 @@ def uniform(
             f"{rate:.0%} of each group: {int((sizes - counts).sum())} of {int(sizes.sum())} "
             f"channels, {1 - bench.macs(counts[None])[0] / dense_macs:.1%} of the MACs"
         )
-    yield "criterion          rate  " + "  ".join(f"{name:>10}" for name in RESTORATIONS)
-    images = f"{len(bench.validation)} images"
+    yield "criterion          rate  " + "  ".join(f"{name:>12}" for name in RESTORATIONS)
+    images = f"{len(bench.validation)} images, resampled"
     for criterion, rate in itertools.product(criteria, rates):
         row = f"uniform | {criterion} | {rate:.0%} | {images}"
         figures = kept_row(rows, row, partial(_uniform_row, bench, criterion, rate))
-        cells = "  ".join(f"{figures[name]:10.1%}" for name in RESTORATIONS)
+        cells = "  ".join(f"{as_text(figures[name]):>12}" for name in RESTORATIONS)
         yield f"{criterion:18} {rate:4.0%}  {cells}"
 
 
@@ -71,23 +73,23 @@ def _uniform_row(bench: Bench, criterion: str, rate: float) -> Figures:
         start = time.perf_counter()
         net = bench.pruned(candidate, ranking, name)
         figures[f"{name} in s"] = time.perf_counter() - start
-        figures[name] = bench.map50_95(net) / bench.dense_map
+        figures[name] = retention(bench.accuracy(net), bench.dense_accuracy)
     return figures
 
 
 def sizes(shared: Path, images: int) -> Iterator[str]:
     """Score the dense model at smaller input sizes; yield a line for each."""
-    yield "input size alone; MACs and retention in % of those at 416 and at 320 px"
-    scored: dict[int, tuple[float, float]] = {}
+    yield "input size alone; MACs and retention ± its error in % of those at 416 and at 320 px"
+    scored: dict[int, tuple[float, Accuracy]] = {}
     for imgsz in SIZES:
         bench = load(shared, images, imgsz)
-        scored[imgsz] = (float(bench.macs(bench.network.sizes[None])[0]), bench.dense_map)
-    for imgsz, (macs, map50_95) in scored.items():
+        scored[imgsz] = (float(bench.macs(bench.network.sizes[None])[0]), bench.dense_accuracy)
+    for imgsz, (macs, accuracy) in scored.items():
         shares = "   ".join(
-            f"{macs / scored[whole][0]:7.1%} {map50_95 / scored[whole][1]:7.1%}"
+            f"{macs / scored[whole][0]:7.1%} {as_text(retention(accuracy, scored[whole][1]))}"
             for whole in (UNIFORM_IMGSZ, CHOICE_IMGSZ)
         )
-        yield f"{imgsz} px  mAP50-95 {map50_95:.4f}   {shares}"
+        yield f"{imgsz} px  mAP50-95 {accuracy.map50_95:.4f}   {shares}"
 
 
 def main(

@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from benchmarks.accuracy import as_text, retention
 from benchmarks.quantized import (
     IMGSZ,
     MIXED_WIDTHS,
@@ -213,23 +214,25 @@ def main(
         load_dataset(data, "val").subset(images),
     )
     console.print(
-        f"dense mAP50-95 {bench.dense_map:.4f} on {len(bench.validation)} validation images;"
-        f" {len(squares)} training images to choose on"
+        f"dense mAP50-95 {bench.dense_accuracy.map50_95:.4f} on {len(bench.validation)} validation"
+        f" images; {len(squares)} training images to choose on"
     )
     for part in parts or PARTS:
         console.print(_measured(part, bench, rows, console))
 
 
 def _measured(part: str, bench: Bench, rows: Path, console: Console) -> Table:
-    table = Table("", "size %", "retention %", "wanted %", "s", title=part, title_justify="left")
-    images = f"{len(bench.validation)} + {len(bench.calibration_images)} images"
+    table = Table(
+        "", "size %", "retention ± error, %", "wanted %", "s", title=part, title_justify="left"
+    )
+    images = f"{len(bench.validation)} + {len(bench.calibration_images)} images, resampled"
     for row in PARTS[part](bench):
         figures = kept_row(rows, f"{part} | {row.name} | {images}", partial(_figures, row, bench))
-        retention = figures["retention"]
+        kept = as_text(figures["retention"])
         wanted = "" if row.wanted is None else f">= {row.wanted:g}"
         seconds = f"{figures['seconds']:.0f}"
-        table.add_row(row.name, f"{row.size:.1f}", f"{retention:.1f}", wanted, seconds)
-        console.print(f"[dim]{row.name}: {retention:.1f} %", highlight=False)
+        table.add_row(row.name, f"{row.size:.1f}", kept, wanted, seconds)
+        console.print(f"[dim]{row.name}: {kept} %", highlight=False)
     return table
 
 
@@ -237,8 +240,8 @@ def _figures(row: Row, bench: Bench) -> Figures:
     start = time.perf_counter()
     net = row.make()
     seconds = time.perf_counter() - start
-    retention = 100 * bench.measure(net) / bench.dense_map
-    return {"size": row.size, "retention": retention, "seconds": seconds}
+    kept = retention(bench.measure(net), bench.dense_accuracy)
+    return {"size": row.size, "retention": kept, "seconds": seconds}
 
 
 if __name__ == "__main__":

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.accuracy import measure
 from evaluators.batchnorm import match_moments, measure_moments
 from evaluators.bit_table import extrapolated, measure_disagreement
 from evaluators.dataset import Dataset
-from evaluators.dense import as_input, for_inference
-from evaluators.detection import detect, score_detections
+from evaluators.dense import for_inference
+from evaluators.detection import Accuracy, detect
 from evaluators.distortion import Reference, distortion, reference
 from evaluators.influence import measure_outputs
 from evaluators.reconstruct import DenseOutputs, Method, reconstruct
@@ -38,7 +39,6 @@ from spaces.quantization.power_of_two import power_of_two_scales, power_of_two_s
 from spaces.quantization.simulate import ActivationRounding, find_convolution, round_input
 
 IMGSZ = 416
-BATCH = 8
 TABLE_IMAGES = 24
 LAPQ_IMAGES = 8
 LAPQ_EVALUATIONS = 40
@@ -81,9 +81,9 @@ class Bench:
         return measure_disagreement(self.detector, self.network, images)
 
     @cached_property
-    def dense_map(self) -> float:
-        """mAP50-95 of the dense network."""
-        return self.measure(self.dense())
+    def dense_accuracy(self) -> Accuracy:
+        """That of the dense network."""
+        return self.measure(self.detector.net)
 
     def dense(self) -> nn.Module:
         """Return a copy of the dense network."""
@@ -121,15 +121,13 @@ class Bench:
         now = sum(stored_bits(*self.shape(name), bits[name][0]) for name in layers)
         return 100 * now / sum(stored_bits(*self.shape(name), 32) for name in layers)
 
-    @torch.inference_mode()
-    def measure(self, net: nn.Module) -> float:
-        """Return mAP50-95 on the validation images."""
-        net = for_inference(net)
-        detections = []
-        for start in range(0, len(self.validation), BATCH):
-            squares = self.validation.squares(IMGSZ, slice(start, start + BATCH))
-            detections += detect(net(as_input(squares)))
-        return score_detections(detections, self.validation, IMGSZ).map50_95
+    @cached_property
+    def _squares(self) -> Tensor:
+        return self.validation.squares(IMGSZ)
+
+    def measure(self, net: nn.Module) -> Accuracy:
+        """Score a network on the validation images."""
+        return measure(net, self.validation, self._squares)
 
 
 def with_zero_points(bench: Bench, bits: Bits) -> nn.Module:
