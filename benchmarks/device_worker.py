@@ -32,7 +32,8 @@ from rich.table import Table
 from hw_models.client import Credentials, DeviceClient
 from hw_models.golden import golden
 from hw_models.measurement import DeviceCallError, MeasureProtocol, precision_of
-from hw_models.pool import DevicePool, Rules
+from hw_models.member import Rules
+from hw_models.pool import DevicePool
 
 WORKER = Path(__file__).resolve().parents[1] / "hw_models" / "worker"
 PROTOCOL = MeasureProtocol(warm_up=1, repeat=20, min_time_s=0.0, idle_s=0.0)

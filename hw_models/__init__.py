@@ -14,6 +14,7 @@ probes.py probe_graph.py   the networks of that: ONNX file and Workload from one
 measurement.py   Measurement, MeasureProtocol, Device: what was measured, how, on what
 device.proto     what a device worker understands; device_pb2.py is generated from it
 client.py        a connection to one worker; gRPC's errors become ours here
+member.py        one device: steady, calm, and computing what it must
 pool.py          measuring on whichever device is free and well
 leases.py golden.py   who may use a device; the network that shows whether it is well
 worker/          the program that runs on the board: a distribution of its own

@@ -17,7 +17,8 @@ from rich.table import Table
 from hw_models.cli_options import ServerName, TlsCa, TlsCert, TlsKey, TokenFile
 from hw_models.client import Credentials, DeviceClient, Timeouts
 from hw_models.measurement import DeviceCallError, DeviceInfo
-from hw_models.pool import DevicePool, Health, Rules
+from hw_models.member import Health, Rules
+from hw_models.pool import DevicePool
 
 TIMEOUTS = Timeouts(info_s=5.0)
 RULES = Rules(busy_s=10.0)

@@ -30,8 +30,9 @@ from hw_models.measurement import (
     MeasureProtocol,
     Retry,
 )
+from hw_models.member import Health, Rules
 from hw_models.points import LATENCY, POINT_COLUMNS, Point
-from hw_models.pool import DevicePool, Health, Rules
+from hw_models.pool import DevicePool
 from hw_models.probes import probe
 
 NAME = "host-cpu"

@@ -32,7 +32,8 @@ from hw_models.measurement import (
     Retry,
     precision_of,
 )
-from hw_models.pool import DevicePool, Health, Rules, relative_noise
+from hw_models.member import Health, Rules, relative_noise
+from hw_models.pool import DevicePool
 from search.ledger import Ledger
 from search.settings import Settings
 from spaces.candidate import Candidate

@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from hw_models import pool
+from hw_models import member
 from hw_models.client import DeviceClient
 from hw_models.devices_cli import devices
 from hw_models.golden import golden
@@ -58,7 +58,7 @@ def test_one_that_computes_wrongly_is_quarantined(
     worker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = replace(golden().expected, mean=9.9)
-    monkeypatch.setattr(pool, "golden", lambda: replace(golden(), expected=expected))
+    monkeypatch.setattr(member, "golden", lambda: replace(golden(), expected=expected))
     result = run(worker.address)
     assert result.exit_code == 4
     assert "serving, quarantined" in result.output

@@ -19,9 +19,9 @@ from hw_models.device import load_profile, profile_from_dict, slowed
 from hw_models.errors import InputError
 from hw_models.live import DESIGN, Trial, host_facts, measurable
 from hw_models.measurement import DeviceCallError, Measurement, MeasureProtocol
+from hw_models.member import Rules
 from hw_models.networks import measured_network
 from hw_models.points import read_points
-from hw_models.pool import Rules
 
 TOLERANT = Rules(drift=1e3, noise=1e3)  # tests run on busy machines
 APP = typer.Typer()

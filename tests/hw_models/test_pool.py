@@ -27,7 +27,8 @@ from hw_models.measurement import (
     Progress,
     Retry,
 )
-from hw_models.pool import DevicePool, Health, Rules, State, relative_noise, without_outliers
+from hw_models.member import Health, Rules, relative_noise, without_outliers
+from hw_models.pool import DevicePool, State
 
 QUICK = MeasureProtocol(warm_up=0, repeat=9, min_time_s=0.0, idle_s=0.0)
 MODEL = b"any model"
@@ -400,7 +401,7 @@ class TestSteadiness:
     def test_what_stays_noisy_is_warned_of(
         self, make_pool: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
-        with caplog.at_level(logging.WARNING, "hw_models.pool"):
+        with caplog.at_level(logging.WARNING, "hw_models.member"):
             make_pool(ScriptedDevice("a:1")).measure(MODEL, QUICK)
             assert not caplog.messages
             make_pool(ScriptedDevice("a:1", noise=0.2)).measure(MODEL, QUICK)

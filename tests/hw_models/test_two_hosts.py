@@ -19,7 +19,8 @@ from onnx import TensorProto, helper
 
 from hw_models.client import Credentials, Timeouts
 from hw_models.measurement import MeasureProtocol
-from hw_models.pool import DevicePool, Health, Rules
+from hw_models.member import Health, Rules
+from hw_models.pool import DevicePool
 
 NET = "10.78.0"
 BRIDGE = "paretrim-br"

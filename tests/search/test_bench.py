@@ -20,7 +20,8 @@ import pytest
 from hw_models.client import DeviceClient
 from hw_models.errors import DeviceError
 from hw_models.measurement import DeviceCallError, DeviceInfo, Measurement, MeasureProtocol
-from hw_models.pool import DevicePool, DeviceStatus, Health, Rules, State
+from hw_models.member import Health, Rules
+from hw_models.pool import DevicePool, DeviceStatus, State
 from hw_models.probes import probe
 from search import measure
 from search.ledger import Ledger

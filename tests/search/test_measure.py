@@ -25,7 +25,7 @@ from rich.console import Console
 from hw_models.client import DeviceClient
 from hw_models.errors import DeviceError, InfeasibleError
 from hw_models.measurement import Conditions, DeviceCallError, Measurement, MeasureProtocol
-from hw_models.pool import Rules
+from hw_models.member import Rules
 from search import measure
 from search.finished import read_finished
 from search.outputs import COLUMNS
