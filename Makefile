@@ -13,6 +13,8 @@ environment: $(READY)
 demo: $(READY)
 	$(BIN)/python search.py --latency 30ms
 
+# A crash of a library while the interpreter ends says where: pytest's own handler is gone by then.
+test: export PYTHONFAULTHANDLER = 1
 test: $(READY)
 	@echo "tests/search runs beside all others; its output comes at the end"; \
 	$(BIN)/pytest -q --durations=10 tests/search > $(VENV)/tests-search.log 2>&1 & search=$$!; \
