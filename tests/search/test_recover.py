@@ -25,7 +25,7 @@ from search.finished import read_finished
 from search.front import RECOVERED, Point, non_dominated
 from search.problem import accuracy, prepare
 from search.recover.command import recover
-from search.recover.trials import Payload, Start, default_rate, trial_configs
+from search.recover.trials import Payload, Start, default_rate, train_trial, trial_configs
 from search.recover.tuning import AshaByPoint, tune_points
 from search.recover.wish import Treatment, Wish
 from search.run_folder import RunFolder
@@ -122,6 +122,14 @@ def test_a_trial_that_diverges_is_reported_and_not_picked(
     assert "stopped" not in reached
     assert ended["stopped"].startswith("diverged: ")
     assert "dense trial 1: diverged: " in caplog.text
+
+
+def test_a_node_that_does_not_see_the_run_says_so(tmp_path: Path) -> None:
+    payload: Any = None  # not looked at
+    with pytest.raises(
+        InputError, match=r"no folder .*, which trains a trial of p01; expected one"
+    ):
+        train_trial({"trial": {"point": "p01", "number": 0}}, payload, tmp_path / "elsewhere")
 
 
 def test_the_first_trials_are_the_default_with_and_without_distillation() -> None:
