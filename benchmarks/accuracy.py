@@ -1,32 +1,10 @@
-"""Accuracy of a network on validation images, and how much of the dense network's it keeps."""
+"""How much of the dense network's accuracy another keeps."""
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from evaluators.dataset import Dataset
-from evaluators.dense import BATCH, as_input, for_inference
-from evaluators.detection import Accuracy, detect, score_detections
-
-
-@torch.inference_mode()
-def measure(net: nn.Module, data: Dataset, squares: Tensor) -> Accuracy:
-    """Score a network.
-
-    Args:
-        net: Not changed.
-        data: Images with truth.
-        squares: Those images, uint8 [N, 3, S, S].
-    """
-    net = for_inference(copy.deepcopy(net))
-    found: list[Tensor] = []
-    for batch in torch.split(squares, BATCH):
-        found += detect(net(as_input(batch)))
-    return score_detections(found, data, squares.shape[-1])
+from evaluators.detection import Accuracy
 
 
 def retention(found: Accuracy, dense: Accuracy) -> tuple[float, float]:

@@ -27,15 +27,16 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from benchmarks.accuracy import as_text, measure, retention
+from benchmarks.accuracy import as_text, retention
 from benchmarks.rows import Figures, kept_row
 from evaluators.dataset import Dataset, load_dataset
-from evaluators.dense import as_input
+from evaluators.dense import as_input, for_inference
 from evaluators.detection import Accuracy
 from evaluators.influence import measure_outputs
 from evaluators.patterns import apply_patterns
 from evaluators.reconstruct import DenseOutputs, reconstruct
 from evaluators.refit import Inputs, measure_inputs
+from evaluators.training.validate import Validation
 from hw_models.cost import Cost, CostModel
 from hw_models.device import load_profile
 from spaces.candidate import Candidate
@@ -108,11 +109,11 @@ class Bench:
         return retention(self._accuracy(net), self.dense_accuracy)
 
     def _accuracy(self, net: nn.Module) -> Accuracy:
-        return measure(net, self.validation, self._validation_squares)
+        return self._scored.measure(for_inference(copy.deepcopy(net)))
 
     @cached_property
-    def _validation_squares(self) -> Tensor:
-        return self.validation.squares(IMGSZ)
+    def _scored(self) -> Validation:
+        return Validation(self.validation, IMGSZ)
 
     @cached_property
     def dense_accuracy(self) -> Accuracy:

@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from benchmarks.accuracy import measure
 from evaluators.batchnorm import match_moments, measure_moments
 from evaluators.dataset import Dataset, load_dataset
 from evaluators.dense import BATCH, as_input, for_inference
@@ -25,6 +24,7 @@ from evaluators.distortion import Reference, agreement, reference
 from evaluators.influence import measure_outputs
 from evaluators.reconstruct import DenseOutputs, reconstruct
 from evaluators.refit import Inputs, measure_inputs, refit
+from evaluators.training.validate import Validation
 from hw_models.workload import ConvShape
 from spaces.candidate import Candidate
 from spaces.compress import Ranking, compress, kept_channels
@@ -95,11 +95,11 @@ class Bench:
 
     def accuracy(self, net: nn.Module) -> Accuracy:
         """Score a network on the validation images."""
-        return measure(net, self.validation, self._validation_squares)
+        return self._scored.measure(for_inference(copy.deepcopy(net)))
 
     @cached_property
-    def _validation_squares(self) -> Tensor:
-        return self.validation.squares(self.imgsz)
+    def _scored(self) -> Validation:
+        return Validation(self.validation, self.imgsz)
 
     @cached_property
     def dense_accuracy(self) -> Accuracy:

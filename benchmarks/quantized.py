@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.accuracy import measure
 from evaluators.batchnorm import match_moments, measure_moments
 from evaluators.bit_table import extrapolated, measure_disagreement
 from evaluators.dataset import Dataset
@@ -23,6 +22,7 @@ from evaluators.detection import Accuracy, detect
 from evaluators.distortion import Reference, distortion, reference
 from evaluators.influence import measure_outputs
 from evaluators.reconstruct import DenseOutputs, Method, reconstruct
+from evaluators.training.validate import Validation
 from spaces.groups import Network, analyse
 from spaces.model import Detector
 from spaces.quantization import ActivationScales, calibrate_activations, quantize
@@ -122,12 +122,12 @@ class Bench:
         return 100 * now / sum(stored_bits(*self.shape(name), 32) for name in layers)
 
     @cached_property
-    def _squares(self) -> Tensor:
-        return self.validation.squares(IMGSZ)
+    def _scored(self) -> Validation:
+        return Validation(self.validation, IMGSZ)
 
     def measure(self, net: nn.Module) -> Accuracy:
         """Score a network on the validation images."""
-        return measure(net, self.validation, self._squares)
+        return self._scored.measure(for_inference(copy.deepcopy(net)))
 
 
 def with_zero_points(bench: Bench, bits: Bits) -> nn.Module:
