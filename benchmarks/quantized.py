@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.batchnorm import match_moments, measure_moments
-from evaluators.bit_table import extrapolated, measure_disagreement
+from evaluators.bit_table import extrapolated, measure_damage
 from evaluators.dataset import Dataset
 from evaluators.dense import for_inference
 from evaluators.detection import Accuracy, detect
@@ -75,10 +75,10 @@ class Bench:
         return calibrate_activations(self.detector, self.calibration_images, CALIBRATORS["mse"])
 
     @cached_property
-    def disagreement(self) -> np.ndarray:
+    def damage(self) -> np.ndarray:
         """What few bits of each layer alone cost."""
         images = self.calibration_images[:TABLE_IMAGES]
-        return measure_disagreement(self.detector, self.network, images)
+        return measure_damage(self.detector, self.network, images)
 
     @cached_property
     def dense_accuracy(self) -> Accuracy:
@@ -146,13 +146,13 @@ def by_evidence(bench: Bench, bits: Bits) -> nn.Module:
 
 
 def mixed_bits(bench: Bench, share: float) -> Bits:
-    """Choose the widths of least total disagreement within a share of the float32 size."""
+    """Choose the widths of least total damage within a share of the float32 size."""
     names = [layer.name for layer in bench.network.layers]
     sizes_LB = np.array(
         [[stored_bits(*bench.shape(name), bits) for bits in MIXED_WIDTHS] for name in names], float
     )
     budget = share / 100 * sum(stored_bits(*bench.shape(name), 32) for name in names)
-    damage_LB = extrapolated(bench.disagreement, MIXED_WIDTHS)
+    damage_LB = extrapolated(bench.damage, MIXED_WIDTHS)
     chosen = allocate(damage_LB, sizes_LB, budget)
     return {name: (MIXED_WIDTHS[i], 8) for name, i in zip(names, chosen, strict=True)}
 

@@ -1,8 +1,10 @@
 """What few bits of one layer alone cost: the table that mixed bits are chosen from.
 
-Every convolution in turn gets rounded weights, everything else stays dense, and the detections of
-the dense network are looked for again (`evaluators.distortion.agreement`). Only what follows the
-layer is run. The damage of many layers is taken to be the sum of theirs.
+Every convolution in turn gets rounded weights, everything else stays dense, and the outputs are
+compared with those of the dense network (`evaluators.distortion.distortion`). Only what follows the
+layer is run. The damage of many layers is taken to be the sum of theirs: the squares of errors that
+know nothing of each other add up, and distortion is such a square. (The share of detections lost is
+not: it grows about as the root.)
 
 Axis letters: L layers in execution order, B bit widths, N images.
 """
@@ -21,7 +23,7 @@ from torch import Tensor, nn
 
 from evaluators.dense import for_inference
 from evaluators.detection import detect
-from evaluators.distortion import Reference, agreement, reference
+from evaluators.distortion import Reference, distortion, reference
 from spaces.groups import Network
 from spaces.model import Detector
 from spaces.quantization.patches import patches, sample_positions
@@ -35,8 +37,8 @@ FloatArray = NDArray[np.float64]
 
 
 @torch.no_grad()
-def measure_disagreement(detector: Detector, network: Network, images: Tensor) -> FloatArray:
-    """Measure the share of detections lost with each layer's weights at each of `MEASURED_BITS`.
+def measure_damage(detector: Detector, network: Network, images: Tensor) -> FloatArray:
+    """Measure the distortion that each layer's weights cause at each of `MEASURED_BITS`.
 
     Args:
         detector: The dense model; not changed.
@@ -44,7 +46,7 @@ def measure_disagreement(detector: Detector, network: Network, images: Tensor) -
         images: [N, 3, H, W] in 0..1, unlabelled.
 
     Returns:
-        Damage [L, B] in 0..1.
+        Damage [L, B], 0 for none.
     """
     net = for_inference(copy.deepcopy(detector.net))
     names = [layer.name for layer in network.layers]
@@ -61,7 +63,7 @@ def measure_disagreement(detector: Detector, network: Network, images: Tensor) -
             lost = (weight - rounded).flatten(1) @ inputs[name].mean_F.repeat(conv.groups)
             assert bias is not None  # norms are folded
             conv.bias = nn.Parameter(bias + lost, requires_grad=False)
-            table[row, column] = _disagreement(net, _place(name), maps, dense)
+            table[row, column] = _distortion(net, _place(name), maps, dense)
             conv.weight.data, conv.bias = weight, bias
     return table
 
@@ -70,13 +72,13 @@ def extrapolated(table_LB: FloatArray, widths: Sequence[int]) -> FloatArray:
     """Return the damage at other widths, [L, len(widths)].
 
     Widths that were measured are taken as they are, made monotone; each bit beyond the widest
-    halves the damage, as it halves the error; each bit below the narrowest doubles it.
+    quarters the damage, as it halves the error; each bit below the narrowest makes it fourfold.
     """
     monotone_LB = np.maximum.accumulate(table_LB[:, ::-1], axis=1)[:, ::-1]
     columns = []
     for bits in widths:
         measured = min(max(bits, MEASURED_BITS[0]), MEASURED_BITS[-1])
-        factor = 2.0 ** (measured - bits)
+        factor = 4.0 ** (measured - bits)
         columns.append(monotone_LB[:, MEASURED_BITS.index(measured)] * factor)
     return np.stack(columns, axis=1)
 
@@ -119,15 +121,15 @@ def _rounded(conv: nn.Conv2d, inputs: _Inputs, bits: int) -> Tensor:
     )
 
 
-def _disagreement(
+def _distortion(
     net: nn.Module, place: int, maps: Sequence[list[Any]], dense: Sequence[Reference]
 ) -> float:
-    lost = images = 0.0
+    total = images = 0.0
     for before, expected in zip(maps, dense, strict=True):
-        found = detect(_run_from(net, place, before))
-        lost += len(found) * (1 - agreement(found, expected))
-        images += len(found)
-    return lost / images
+        output = _run_from(net, place, before)
+        total += len(output) * distortion(output, expected)
+        images += len(output)
+    return total / images
 
 
 def _place(name: str) -> int:
