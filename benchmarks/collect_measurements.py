@@ -61,6 +61,21 @@ _METRICS = {
     "latency_system": "host_latency_ms", "power_full": "power_w", "power_wall_avg": "power_w",
     "energy_per_inference": "energy_mj", "energy_wall_per_inference": "energy_mj",
 }  # fmt: skip
+_SSD_RESNET34: tuple[tuple[str, str, str, str, float, float | None], ...] = (
+    # MLPerf inference: round, device, system, power mode, mean latency in ms, wall power in W
+    ("v0.7", "jetson-agx-xavier", "AGX_Xavier_TRT", "MAXN", 28.394994, None),
+    ("v1.0", "jetson-agx-xavier", "AGX_Xavier_TRT", "MAXN", 25.865153, None),
+    ("v1.1", "jetson-agx-xavier", "AGX_Xavier_TRT", "MAXN", 25.850855, None),
+    ("v1.0", "jetson-agx-xavier", "AGX_Xavier_TRT_MaxQ", "675.75@1600", 50.630808, 17.62),
+    ("v1.1", "jetson-agx-xavier", "AGX_Xavier_TRT_MaxQ", "1032.75@1600", 33.736203, 23.18),
+    ("v0.7", "jetson-xavier-nx", "Xavier_NX_TRT", "15W", 46.772874, None),
+    ("v1.0", "jetson-xavier-nx", "Xavier_NX_TRT", "15W", 42.842929, None),
+    ("v1.1", "jetson-xavier-nx", "Xavier_NX_TRT", "20W", 41.945601, None),
+    ("v2.0", "jetson-xavier-nx", "Xavier_NX_TRT", "20W", 42.356729, None),
+    ("v1.0", "jetson-xavier-nx", "Xavier_NX_TRT_MaxQ", "854.25@1600", 53.637919, 14.42),
+    ("v1.1", "jetson-xavier-nx", "Xavier_NX_TRT_MaxQ", "854.25@1331.2", 53.680318, 13.91),
+    ("v2.0", "jetson-xavier-nx", "Xavier_NX_TRT_MaxQ", "854.25@1331.2", 53.684989, 13.84),
+)
 _ROLES = {"calibrate": "calibrate", "validate": "validate", "extra": "calibrate"}
 
 
@@ -139,6 +154,31 @@ def _yolobench(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
         }  # fmt: skip
 
 
+def _ssd_resnet34() -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield SSD-ResNet34 in INT8 on the Xaviers, read from the submissions themselves.
+
+    Latencies are the means of mlperf_log_summary.txt; power is the mean of about thirty samples of
+    spl.txt (1 Hz) late in the timed run, where it varies by less than 1 %; clocks are those of
+    configs/ssd-resnet34/SingleStream (v1.0: of power/nvpmodel-*.conf).
+    """
+    for edition, device, system, mode, latency_ms, wall_w in _SSD_RESNET34:
+        figures = {"latency_ms": (latency_ms, "SingleStream; GPU only")}
+        if wall_w is not None:
+            note = "SingleStream; GPU only; whole-system AC wall power"
+            derived = "SingleStream; GPU only; DERIVED wall power x latency"
+            figures["power_w"] = wall_w, note
+            figures["energy_mj"] = wall_w * latency_ms, derived
+        for metric, (value, note) in figures.items():
+            yield device, {
+                "origin": "mlperf", "network": "ssd_resnet34", "input_h": "1200",
+                "input_w": "1200", "batch": "1", "power_mode": mode, "precision": "int8",
+                "metric": metric, "value": f"{value:.6g}", "role": "calibrate",
+                "source": f"mlcommons/inference_results_{edition}:closed/NVIDIA/results/{system}"
+                "/ssd-resnet34/SingleStream",
+                "note": note,
+            }  # fmt: skip
+
+
 def main(shared: Path) -> None:
     """Write one table a device."""
     with (MEASUREMENTS / "networks.csv").open(newline="", encoding="utf-8") as file:
@@ -147,6 +187,7 @@ def main(shared: Path) -> None:
     for device, point in [
         *_points(shared / "jetson" / "measurements.csv", known),
         *_yolobench(shared / "yolobench" / "yolov5.csv"),
+        *_ssd_resnet34(),
     ]:
         tables.setdefault(device, []).append(point)
     for device, points in tables.items():

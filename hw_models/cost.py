@@ -187,10 +187,7 @@ class CostModel:
         time_us = conv_us + other_us + self._tables.fixed_us
         macs = _total(convs.macs)
         # The expected error is that of the precisions the time is spent in.
-        width = _total(convs.time_us * convs.log_width) / np.maximum(conv_us, 1e-9)
-        low, high = self._calibrated_gmacs()
-        beyond = (macs < low * 1e9 / _BEYOND) | (macs > high * 1e9 * _BEYOND)
-        spread = np.exp(np.where(beyond, width * _WIDER, width))
+        spread = np.exp(_total(convs.time_us * convs.log_width) / np.maximum(conv_us, 1e-9))
         energy_uj = _total(convs.energy_uj) + _total(others.energy_uj)
         energy_uj = energy_uj + self._tables.fixed_us * float(self._tables.power_w)
         columns = (
@@ -207,26 +204,22 @@ class CostModel:
         values = float(np.prod(workload.input_shape))
         return self._tables.host_us(values, workload.batch) * self._tables.host_w / 1e3
 
-    def _calibrated_gmacs(self) -> tuple[float, float]:
-        ranges = [interval.gmacs for interval in self.profile.intervals.values()]
-        return min(low for low, _ in ranges), max(high for _, high in ranges)
-
     def _extrapolated(self, workload: Workload, macs: float) -> tuple[str, ...]:
-        reasons = []
-        low, high = self._calibrated_gmacs()
-        if not low / _BEYOND <= macs / 1e9 <= high * _BEYOND:
-            reasons.append(
-                f"{macs / 1e9:.3g} GMAC are outside the calibrated {low:.3g} to {high:.3g}."
-            )
         executed = {
             self.profile.executed_bits(max(conv.weight_bits, conv.act_bits))
             for conv in workload.convs
         }
-        reasons += [
-            f"No measurement at {bits} bits was fitted for {self.profile.name}."
-            for bits in sorted(executed)
-            if not self.profile.intervals[bits].calibrated
-        ]
+        reasons = []
+        for bits in sorted(executed):
+            interval = self.profile.intervals[bits]
+            low, high = interval.gmacs
+            if not interval.calibrated:
+                reasons.append(f"No measurement at {bits} bits was fitted for {self.profile.name}.")
+            elif not low / _BEYOND <= macs / 1e9 <= high * _BEYOND:
+                reasons.append(
+                    f"{macs / 1e9:.3g} GMAC are outside the calibrated {low:.3g} to {high:.3g}"
+                    f" at {bits} bits."
+                )
         return tuple(reasons)
 
     def _refuse_illegal(self, workload: Workload) -> None:
@@ -293,9 +286,11 @@ class Tables:
         self._map_step = table(lambda c: float(c.map_step))
         self._pixel_step = table(lambda c: float(c.pixel_step))
         self._act_bytes = np.asarray([bits / 8 for bits in self._bits], dtype=dtype)
-        self._log_width = np.asarray(
-            [profile.intervals[bits].log_width for bits in self._bits], dtype=dtype
-        )
+        intervals = [profile.intervals[bits] for bits in self._bits]
+        self._log_width = np.asarray([each.log_width for each in intervals], dtype=dtype)
+        fewest, most = zip(*(each.gmacs for each in intervals), strict=True)
+        self._fewest_macs = np.asarray(fewest, dtype=dtype) * dtype(1e9 / _BEYOND)
+        self._most_macs = np.asarray(most, dtype=dtype) * dtype(1e9 * _BEYOND)
         self._op_bytes = np.asarray(
             [[_op_bytes(kind, profile, bits) for bits in self._bits] for kind in OP_KINDS], dtype
         )
@@ -311,7 +306,7 @@ class Tables:
             [energy.pj_per_mac.get(bits, np.nan) * dynamic / 1e6 for bits in self._bits],
             dtype=dtype,
         )
-        self._weight_byte_uj = dtype(energy.pj_per_weight_byte * dynamic / 1e6)
+        self._moved_byte_uj = dtype(energy.pj_per_byte * dynamic / 1e6)
         host = mode.cpu_mhz / reference.cpu_mhz
         self.host_w = float(mode.idle_w + energy.host_w * host**HOST_EXPONENT)
         self._host_us = energy.host_us / host
@@ -377,7 +372,7 @@ class Tables:
         if not channels_out.all():  # what a variant lacks
             time_us = time_us * (channels_out > 0)
         energy_uj = time_us * self.power_w + macs * self._mac_uj[code]
-        energy_uj = energy_uj + weights * self._act_bytes[code] * self._weight_byte_uj
+        energy_uj = energy_uj + data * self._moved_byte_uj
         pattern = np.asarray(convs.pattern)
         if pattern.any():
             time_us = time_us * self._pattern_time[pattern]
@@ -386,9 +381,10 @@ class Tables:
             pattern > 0, self._index_bits[pattern], 0
         )
         size = weights * stored_bits / self.dtype(8)
-        return LayerArrays(
-            *np.broadcast_arrays(time_us, energy_uj, size, macs, self._log_width[code])
-        )
+        total = macs.sum(axis=1, keepdims=True)
+        beyond = (total < self._fewest_macs[code]) | (total > self._most_macs[code])
+        width = self._log_width[code] * np.where(beyond, self.dtype(_WIDER), self.dtype(1))
+        return LayerArrays(*np.broadcast_arrays(time_us, energy_uj, size, macs, width))
 
     def others(self, ops: OpBatch, images: int | Reals) -> LayerArrays:
         """Price the other ops; every result is [N, K]."""
@@ -399,12 +395,12 @@ class Tables:
         kinds = _kind_codes(ops.kinds)
         # [K, precision]: what one start and one element cost each op.
         start_us = self._op_launch_us * self._op_launches[kinds]
-        element_us = self._op_bytes[kinds] * self._byte_us
         row = np.arange(len(kinds))
-        time_us = start_us[row, code] + elements * real(images) * element_us[row, code]
+        data = elements * real(images) * self._op_bytes[kinds][row, code]
+        time_us = start_us[row, code] + data * self._byte_us[code]
         if not elements.all():
             time_us = time_us * (elements > 0)
-        energy_uj = time_us * self.power_w
+        energy_uj = time_us * self.power_w + data * self._moved_byte_uj
         zero = np.zeros_like(time_us)
         return LayerArrays(*np.broadcast_arrays(time_us, energy_uj, zero, zero, zero))
 

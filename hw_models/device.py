@@ -90,7 +90,7 @@ class EnergyCoefficients:
     Args:
         measured_at: The measuring point all figures of the profile refer to.
         pj_per_mac: Energy of one MAC by executed precision.
-        pj_per_weight_byte: Energy of one byte of weights, which are read from memory each time.
+        pj_per_byte: Energy of one byte that a layer reads or writes, weights or activations.
             That of activations cannot be told from the MACs' by the figures there are.
         busy_w: Power added while the compute units run, whatever they do.
         clock_exponent: Dynamic energy grows with (GPU clock)^this: higher clocks need more volts.
@@ -102,7 +102,7 @@ class EnergyCoefficients:
 
     measured_at: str
     pj_per_mac: Mapping[int, float]
-    pj_per_weight_byte: float
+    pj_per_byte: float
     busy_w: float
     clock_exponent: float
     host_us: float

@@ -1,7 +1,7 @@
 """Fit the energy coefficients of a profile to measured energies. Needs scipy.
 
     E = idle x (time + host time) + host x host time x (host clock)^3
-        + (busy x time + pJ/MAC x MACs + pJ/byte x weight bytes) x (GPU clock)^exponent
+        + (busy x time + pJ/MAC x MACs + pJ/byte x bytes) x (GPU clock)^exponent
 
 with the measured times of the compute units and of the host that feeds them, so that errors of the
 latency model stay out of it. Where the host's time was measured it is fitted too: per batch, per
@@ -56,15 +56,15 @@ def fit_energy(
     plan = content["plan"].get("energy")
     if plan is None:
         return NOT_MEASURED, np.zeros(0)
-    if "donor" in plan:
-        given = load_profile(plan["donor"]).energy
-        return replace(given, measured_at=plan["measured_at"]), np.zeros(0)
     runs = _runs(points)
-    prior = EnergyCoefficients(
-        plan["measured_at"], {int(b): v for b, v in plan["pj_per_mac"].items()},
-        plan["pj_per_weight_byte"], plan["busy_w"], plan["clock_exponent"], *_host(profile, runs),
-        host_w=plan.get("host_w", 0.0),
-    )  # fmt: skip
+    if "donor" in plan:
+        prior = replace(load_profile(plan["donor"]).energy, measured_at=plan["measured_at"])
+    else:
+        prior = EnergyCoefficients(
+            plan["measured_at"], {int(b): v for b, v in plan["pj_per_mac"].items()},
+            plan["pj_per_byte"], plan["busy_w"], plan["clock_exponent"],
+            *_host(profile, runs), host_w=plan.get("host_w", 0.0),
+        )  # fmt: skip
     if not runs:
         return prior, np.zeros(0)
     return _fit(profile, prior, runs)
@@ -127,7 +127,7 @@ def _fit(
 
     rows = _Rows.of(profile, runs)
     used = sorted(set(rows.bits.tolist()))
-    free = [prior.busy_w, prior.pj_per_weight_byte, *(prior.pj_per_mac[b] for b in used)]
+    free = [prior.busy_w, prior.pj_per_byte, *(prior.pj_per_mac[b] for b in used)]
     free += [prior.host_w] if rows.host_ms.any() else []
     start = np.append(np.log(free), prior.clock_exponent)
 
@@ -139,7 +139,7 @@ def _fit(
         return replace(
             prior,
             busy_w=busy,
-            pj_per_weight_byte=per_byte,
+            pj_per_byte=per_byte,
             pj_per_mac={b: value * shift for b, value in prior.pj_per_mac.items()} | per_mac,
             host_w=rest[-1] if rows.host_ms.any() else prior.host_w,
             clock_exponent=float(x[-1]),
@@ -194,7 +194,7 @@ class _Rows:
         dynamic = (
             energy.busy_w * self.time_ms
             + per_mac * self.giga_macs
-            + energy.pj_per_weight_byte * self.giga_bytes
+            + energy.pj_per_byte * self.giga_bytes
         )
         return np.asarray(
             self.idle_w * (self.time_ms + self.host_ms)
@@ -204,9 +204,9 @@ class _Rows:
 
 
 def _moved(profile: DeviceProfile, runs: Sequence[_Run]) -> tuple[Vector, Vector]:
-    """Return 10^9 MACs and weight bytes of every run, read off a model where a byte costs 1 J."""
+    """Return 10^9 MACs and bytes moved of every run, read off a model where a byte costs 1 J."""
     none = replace(
-        profile.energy, pj_per_mac={b: 0.0 for b in profile.coefficients}, pj_per_weight_byte=1e12,
+        profile.energy, pj_per_mac={b: 0.0 for b in profile.coefficients}, pj_per_byte=1e12,
         busy_w=0.0, clock_exponent=0.0,
     )  # fmt: skip
     modes = {name: replace(mode, idle_w=0.0) for name, mode in profile.power_modes.items()}

@@ -36,6 +36,7 @@ def written_down() -> Iterator[tuple[str, Workload]]:
     yield "yolov4_csp", darknet.yolov4_csp(512, 512)
     yield "yolov4x_mish", darknet.yolov4x_mish(640, 640)
     yield "ssd_mobilenet_v1", heads.ssd_mobilenet_v1(300, 300)
+    yield "ssd_resnet34", heads.ssd_resnet34(1200, 1200)
     yield "fcn_resnet18", heads.fcn_resnet18(1024, 2048)
     yield "pose_resnet18", heads.pose_resnet18(224, 224)
     yield "pose_densenet121", heads.pose_densenet121(256, 256)

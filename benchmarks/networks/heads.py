@@ -1,7 +1,8 @@
-"""SSD-MobileNet-v1, fcn-resnet18 and the trt_pose nets.
+"""SSD-MobileNet-v1, SSD-ResNet34, fcn-resnet18 and the trt_pose nets.
 
-Architectures after tensorflow/models `object_detection` (ssd_mobilenet_v1_coco),
-dusty-nv/pytorch-segmentation (fcn_resnet18) and NVIDIA-AI-IOT/trt_pose (`models/common.py`).
+Architectures after tensorflow/models `object_detection` (ssd_mobilenet_v1_coco), release 0.5 of
+mlcommons/inference (`others/cloud/single_stage_detector/pytorch/ssd_r34.py`), dusty-nv/
+pytorch-segmentation (fcn_resnet18) and NVIDIA-AI-IOT/trt_pose (`models/common.py`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,29 @@ def ssd_mobilenet_v1(rows: int, columns: int) -> Workload:
         anchors = 3 if index == 0 else 6
         net.conv(x, anchors * 4, 1, activation="none")
         net.conv(x, anchors * 91, 1, activation="none")
+    return net.workload(image)
+
+
+def ssd_resnet34(rows: int, columns: int) -> Workload:
+    """SSD-ResNet34 of MLPerf ("SSD-Large") with its box and class predictors, 81 classes.
+
+    The body ends with its third block, which keeps the resolution of the second one; predictors
+    take every third place. Suppression is not included.
+    """
+    net = Net()
+    image = Tensor(3, rows, columns)
+    maps = [resnet_basic(net, image, (3, 4, 6), (1, 2, 1))]
+    for squeeze, channels, stride, valid in (
+        (256, 512, 2, False),
+        (256, 512, 2, False),
+        (128, 256, 2, False),
+        (128, 256, 2, True),
+        (128, 256, 1, True),
+    ):
+        maps.append(net.conv(net.conv(maps[-1], squeeze, 1), channels, 3, stride, valid=valid))
+    for x, anchors in zip(maps, (4, 6, 6, 6, 4, 4), strict=True):
+        net.conv(x, anchors * 4, 3, 3, activation="none")
+        net.conv(x, anchors * 81, 3, 3, activation="none")
     return net.workload(image)
 
 

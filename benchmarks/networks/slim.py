@@ -197,14 +197,20 @@ def resnet(rows: int, columns: int, units: Sequence[int], version: int) -> Workl
     return net.workload(image)
 
 
-def resnet_basic(net: Net, image: Tensor, units: Sequence[int] = (2, 2, 2, 2)) -> Tensor:
+def resnet_basic(
+    net: Net,
+    image: Tensor,
+    units: Sequence[int] = (2, 2, 2, 2),
+    strides: Sequence[int] = (1, 2, 2, 2),
+) -> Tensor:
     """Note the body of a ResNet of basic blocks (torchvision's resnet18 by default)."""
     x = net.pool(net.conv(image, 64, 7, 2), 3, 2)
-    for block, count in enumerate(units):
+    for block, (count, first_stride) in enumerate(zip(units, strides, strict=False)):
         width = 64 * 2**block
         for unit in range(count):
-            stride = 2 if unit == 0 and block > 0 else 1
-            shortcut = net.conv(x, width, 1, stride) if stride > 1 else x
+            stride = first_stride if unit == 0 else 1
+            same = stride == 1 and x.channels == width
+            shortcut = x if same else net.conv(x, width, 1, stride)
             x = net.add(net.conv(net.conv(x, width, 3, stride), width, 3), shortcut)
     return x
 

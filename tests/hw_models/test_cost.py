@@ -145,13 +145,14 @@ def test_a_change_of_format_costs_where_the_profile_says_so() -> None:
     assert latency_us(dear, change) == pytest.approx(3.0 * 4 * 1600 / 1e3)
 
 
-def test_energy_adds_idle_busy_macs_and_weight_bytes() -> None:
+def test_energy_adds_idle_busy_macs_and_moved_bytes() -> None:
     cost = CostModel(toy()).predict(only(CONV))
-    weight_bytes = 2 * 16 * 8 * 9
-    expected = cost.latency_ms * (2.0 + 1.0) + CONV_MACS * 10e-9 + weight_bytes * 100e-9
+    pixels = CONV.out_h * CONV.out_w
+    moved = 2 * (16 * 8 * 9 + pixels * (8 + 16))
+    expected = cost.latency_ms * (2.0 + 1.0) + CONV_MACS * 10e-9 + moved * 100e-9
     assert cost.energy_mj == pytest.approx(expected, rel=1e-5)
     half = CostModel(toy(), "HALF").predict(only(CONV))
-    dynamic = half.latency_ms * 1.0 + CONV_MACS * 10e-9 + weight_bytes * 100e-9
+    dynamic = half.latency_ms * 1.0 + CONV_MACS * 10e-9 + moved * 100e-9
     assert half.energy_mj == pytest.approx(half.latency_ms * 1.0 + dynamic / 2, rel=1e-5)
 
 
@@ -195,7 +196,19 @@ def test_interval_widens_outside_the_calibrated_range() -> None:
     assert inside.extrapolated == ()
     small = CostModel(toy()).predict(only(replace(CONV, out_h=1)))
     assert small.high_ms / small.latency_ms == pytest.approx(math.exp(0.15), rel=1e-5)
-    assert "outside the calibrated" in small.extrapolated[0]
+    assert "outside the calibrated 0.001 to 1 at 16 bits" in small.extrapolated[0]
+
+
+def test_what_is_a_usual_size_in_one_precision_may_be_extrapolated_in_another() -> None:
+    profile = toy()
+    large = replace(profile.intervals[16], gmacs=(1.0, 2.0))
+    profile = replace(profile, intervals=profile.intervals | {32: replace(large, calibrated=True)})
+    layer = replace(CONV, out_h=100)
+    half = CostModel(profile).predict(only(layer))
+    assert half.extrapolated == ()
+    full = CostModel(profile).predict(only(replace(layer, weight_bits=32, act_bits=32)))
+    assert "at 32 bits" in full.extrapolated[0]
+    assert full.high_ms / full.latency_ms == pytest.approx(math.exp(0.15), rel=1e-5)
 
 
 def test_a_precision_without_measurements_is_flagged() -> None:
