@@ -40,7 +40,7 @@ from spaces.groups import Network
 from spaces.quantization.grid import ActivationScales, is_quantized
 from spaces.quantization.patches import patches
 from spaces.quantization.rounding.auto import WeightRounding, auto_below_8
-from spaces.quantization.simulate import quantize
+from spaces.quantization.simulate import grid_signs, quantize
 from spaces.sparsity.pattern import Pattern
 from spaces.sparsity.sparsify import patterns_of, sparsify
 
@@ -127,7 +127,9 @@ def reconstruct(
         changed = changed or next(in_dense_network) != layer  # else a block before it was dropped
         if changed:
             x_PF = patches(conv, x_NIHW, dense.positions[layer])
-            fitted = _fit(conv, x_PF, dense.outputs[layer][:, kept_O], weight_bits, pattern, method)
+            signs_O = grid_signs(net, layer)
+            y_PO = dense.outputs[layer][:, kept_O]
+            fitted = _fit(conv, x_PF, y_PO, signs_O, weight_bits, pattern, method)
             store(net, layer, *fitted)
 
     handles = []
@@ -151,22 +153,24 @@ def _fit(
     conv: nn.Conv2d,
     x_PF: Tensor,
     y_PO: Tensor,
+    signs_O: Tensor,
     weight_bits: int,
     pattern: Pattern | None,
     method: Method,
 ) -> tuple[Tensor, Tensor]:
     """Return the new weight of a convolution and the shift of its output [O].
 
-    A grouped convolution is fitted group by group.
+    A grouped convolution is fitted group by group. Rows of negative `signs_O` are rounded mirrored.
     """
     weights, shifts = [], []
     parts = zip(
         conv.weight.chunk(conv.groups),
         x_PF.chunk(conv.groups, 1),
         y_PO.chunk(conv.groups, 1),
+        signs_O.view(-1, 1, 1, 1).chunk(conv.groups),
         strict=True,
     )
-    for weight, of_x_PF, of_y_PO in parts:
+    for weight, of_x_PF, of_y_PO, signs in parts:
         x_F, y_O = of_x_PF.mean(0), of_y_PO.mean(0)
         x_PF, y_PO = of_x_PF - x_F, of_y_PO - y_O
         missed_PO = y_PO - x_PF @ weight.flatten(1).T
@@ -178,7 +182,7 @@ def _fit(
         if pattern is not None:
             fitted = sparsify(fitted, pattern, second_FF)
         if is_quantized(weight_bits):
-            fitted = method.round_weight(fitted, second_FF, weight_bits)
+            fitted = method.round_weight(fitted * signs, second_FF, weight_bits) * signs
         weights.append(fitted)
         shifts.append(y_O - fitted.flatten(1) @ x_F)
     shift = torch.cat(shifts)

@@ -308,11 +308,10 @@ def folded_integers(conv: nn.Conv2d, folded_weight: Tensor, bits: int) -> tuple[
     Returns:
         Integers [O, I, kh, kw] as float32, and steps [O].
     """
-    steps = weight_scales(conv.weight, bits)
-    integers = integer_weights(conv.weight, steps, bits)
     factors = _folding_factors(folded_weight, conv.weight.detach())
-    integers = integers * torch.where(factors < 0, -1.0, 1.0).view(-1, 1, 1, 1)
-    return integers, steps * factors.abs()
+    weight = conv.weight.detach() * torch.where(factors < 0, -1.0, 1.0).view(-1, 1, 1, 1)
+    steps = weight_scales(weight, bits)
+    return integer_weights(weight, steps, bits), steps * factors.abs()
 
 
 def _folding_factors(folded: Tensor, weight: Tensor) -> Tensor:

@@ -21,9 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evaluators.training.lsq import LearnedGrid, Lsq, original_weight
-from spaces.quantization.calibrators import weight_scales
-from spaces.quantization.grid import is_quantized, largest_integer
+from evaluators.training.lsq import LearnedGrid, Lsq, original_weight, signed_steps
+from spaces.quantization.grid import is_quantized, weight_range
 from spaces.quantization.simulate import find_convolution
 
 REACH = 0.2  # from the middle between two integers, in steps: where the last update decides
@@ -51,6 +50,7 @@ class DynamicGrid(LearnedGrid):
 
     Args:
         weight: [O, I, kh, kw].
+        signs: [O], see `grid_signs`.
         bits: 2 to 8.
     """
 
@@ -58,9 +58,8 @@ class DynamicGrid(LearnedGrid):
     last: Tensor
     is_dynamic: Tensor
 
-    def __init__(self, weight: Tensor, bits: int) -> None:
-        top = largest_integer(bits)
-        super().__init__(weight_scales(weight, bits), -top, top)
+    def __init__(self, weight: Tensor, signs: Tensor, bits: int) -> None:
+        super().__init__(signed_steps(weight, signs, bits), *weight_range(bits))
         self.register_buffer("moved", torch.zeros_like(weight, dtype=torch.int8))
         self.register_buffer("last", weight.detach().clone())
         self.register_buffer("is_dynamic", torch.tensor(1))
@@ -82,17 +81,17 @@ class DynamicGrid(LearnedGrid):
 
     @torch.no_grad()
     def note(self, weight: Tensor) -> None:
-        """Remember in which direction a weight has moved since the last call."""
-        self.moved.copy_((weight - self.last).sign())
+        """Remember in which direction the integers have moved since the last call."""
+        self.moved.copy_((weight - self.last).sign() * self.signs.view(-1, 1, 1, 1))
         self.last.copy_(weight)
 
 
 class Drgs(Lsq):
     """Trains with grids of fixed widths; see the module and `Lsq` for the arguments."""
 
-    def weight_grid(self, weight: Tensor, bits: int) -> nn.Module:
+    def weight_grid(self, weight: Tensor, signs: Tensor, bits: int) -> nn.Module:
         """See Lsq."""
-        return DynamicGrid(weight, bits)
+        return DynamicGrid(weight, signs, bits)
 
     @torch.no_grad()
     def after_step(self, net: nn.Module, progress: float) -> None:

@@ -26,8 +26,9 @@ from spaces.quantization.grid import (
     input_scale,
     is_quantized,
     largest_integer,
+    weight_range,
 )
-from spaces.quantization.simulate import find_convolution
+from spaces.quantization.simulate import find_convolution, grid_signs
 
 GRID = "input_grid"
 """Under this name a convolution keeps what rounds its input."""
@@ -37,20 +38,23 @@ class LearnedGrid(nn.Module):
     """Rounds to a grid whose step is trained.
 
     Args:
-        steps: Positive, [C] for a grid a channel of the first axis, [] for one grid.
+        steps: [C] for a grid a channel of the first axis, [] for one grid; negative ones mirror it.
         low: Smallest integer.
         high: Largest integer.
     """
 
+    signs: Tensor
+
     def __init__(self, steps: Tensor, low: int, high: int) -> None:
         super().__init__()
-        self.log_steps = nn.Parameter(steps.detach().clone().log())
+        self.log_steps = nn.Parameter(steps.detach().abs().log())
+        self.register_buffer("signs", steps.detach().sign().to(torch.int8))
         self.low, self.high = low, high
 
     @property
     def steps(self) -> Tensor:
         """Steps in the shape they were given."""
-        return self.log_steps.exp()
+        return self.log_steps.exp() * self.signs
 
     def forward(self, x: Tensor) -> Tensor:
         """Round a tensor of any shape."""
@@ -71,10 +75,9 @@ class Lsq(Method):
         self.bits = bits
         self._scales = scales
 
-    def weight_grid(self, weight: Tensor, bits: int) -> nn.Module:
-        """Return what rounds a weight [O, I, kh, kw]."""
-        top = largest_integer(bits)
-        return LearnedGrid(weight_scales(weight, bits), -top, top)
+    def weight_grid(self, weight: Tensor, signs: Tensor, bits: int) -> nn.Module:
+        """Return what rounds a weight [O, I, kh, kw]; see `grid_signs` for the signs [O]."""
+        return LearnedGrid(signed_steps(weight, signs, bits), *weight_range(bits))
 
     def install(self, net: nn.Module) -> None:
         """Put a grid on every weight and input that has one."""
@@ -100,7 +103,7 @@ def install_grids(
     net: nn.Module,
     bits: Bits,
     scales: ActivationScales | None,
-    weight_grid: Callable[[Tensor, int], nn.Module],
+    weight_grid: Callable[[Tensor, Tensor, int], nn.Module],
     act_grid: Callable[[str, int], nn.Module],
     *,
     by_width: bool = True,
@@ -111,7 +114,7 @@ def install_grids(
         net: The network.
         bits: Which convolutions, and how wide.
         scales: Tells which inputs share a scale: they share one module.
-        weight_grid: Makes what rounds a weight [O, I, kh, kw].
+        weight_grid: Makes what rounds a weight [O, I, kh, kw], given its `grid_signs` [O].
         act_grid: Makes what rounds the input of a layer.
         by_width: Whether inputs that share a scale have a module for each width among them.
     """
@@ -119,7 +122,7 @@ def install_grids(
     for name, (weight_bits, act_bits) in bits.items():
         conv = find_convolution(net, name)
         if is_quantized(weight_bits):
-            grid = weight_grid(conv.weight, weight_bits)
+            grid = weight_grid(conv.weight, grid_signs(net, name), weight_bits)
             parametrize.register_parametrization(conv, "weight", grid)
         if is_quantized(act_bits):
             input_scale(scales, name, act_bits)  # says which layer has none
@@ -129,6 +132,11 @@ def install_grids(
                 shared[key] = act_grid(name, act_bits)
             conv.add_module(GRID, shared[key])
             conv.register_forward_pre_hook(_round_input)
+
+
+def signed_steps(weight: Tensor, signs: Tensor, bits: int) -> Tensor:
+    """Return the steps [O] of a weight's grid, negative where the grid is mirrored."""
+    return weight_scales(weight * signs.view(-1, 1, 1, 1), bits) * signs
 
 
 def _round_input(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:

@@ -25,7 +25,7 @@ from spaces.export import DEFAULT_BITS, folded, folded_integers
 from spaces.formats.coding import decode, encode
 from spaces.formats.interface import Compressed, Run
 from spaces.model import Detector
-from spaces.quantization.grid import ActivationScales, is_quantized, largest_integer
+from spaces.quantization.grid import ActivationScales, is_quantized, weight_range
 from spaces.quantization.simulate import find_convolution, quantize
 from spaces.sliced import take_shapes
 
@@ -113,8 +113,8 @@ def _stored(
     if is_quantized(bits):
         conv = find_convolution(model.detector.net, layer)
         integers, steps = folded_integers(conv, tensor, bits)
-        top = largest_integer(bits)
-        return Coded((integers + top).to(torch.uint8), bits, steps, offset=top)
+        low, _ = weight_range(bits)
+        return Coded((integers - low).to(torch.uint8), bits, steps, offset=-low)
     return tensor if bits >= 32 else wide(tensor)
 
 

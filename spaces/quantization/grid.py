@@ -1,8 +1,11 @@
 """The integer grid of a bit width, rounding to it, and the clips of a network's activations.
 
-A symmetric grid of b bits with clip c has the step c / (2^(b-1) - 1). Weights use the integers
--(2^(b-1) - 1) ... 2^(b-1) - 1, so that negating a channel stays on the grid; activations use one
-integer more below, as ONNX's QuantizeLinear and TensorRT do.
+A symmetric grid of b bits with clip c has the step c / (2^(b-1) - 1) and all integers that b bits
+have, -2^(b-1) ... 2^(b-1) - 1, as in ONNX and TensorRT. The one more below matters where there are
+few: of 3 bits it is an eighth. Weights of 8 bits do without: there it is nothing.
+
+Behind a convolution, a batch norm with a negative scale would mirror that range when it is folded.
+So the rows of its channels are rounded mirrored (`grid_signs`), and are on the grid once folded.
 """
 
 from __future__ import annotations
@@ -27,6 +30,12 @@ PROBED_WEIGHTS = 16  # so many of a row are looked at first: hardly any row is o
 def largest_integer(bits: int) -> int:
     """Return the largest integer of a signed grid of `bits` bits."""
     return 2 ** (bits - 1) - 1
+
+
+def weight_range(bits: int) -> tuple[int, int]:
+    """Return the smallest and the largest integer of a weight of `bits` bits."""
+    top = largest_integer(bits)
+    return (-top if bits == 8 else -top - 1), top
 
 
 def is_quantized(bits: int) -> bool:
@@ -62,8 +71,7 @@ def integer_weights(weight: Tensor, scales: Tensor, bits: int) -> Tensor:
     Returns:
         Whole numbers, float32, in the shape of `weight`.
     """
-    top = largest_integer(bits)
-    return (weight / scales.view(-1, 1, 1, 1)).round().clamp(-top, top)
+    return (weight / scales.view(-1, 1, 1, 1)).round().clamp(*weight_range(bits))
 
 
 def steps_on_grid(rows_ON: Tensor, bits: int) -> Tensor:
@@ -81,9 +89,12 @@ def steps_on_grid(rows_ON: Tensor, bits: int) -> Tensor:
     peaks_O = magnitudes_ON.amax(1)
     steps_O = torch.zeros_like(peaks_O)
     probe_On = magnitudes_ON[:, :: -(-magnitudes_ON.shape[1] // PROBED_WEIGHTS)]
-    for largest in range(largest_integer(bits), 0, -1):  # the one the row's peak may have become
+    low, top = weight_range(bits)
+    highest_O = rows_ON.detach().amax(1)
+    for largest in range(-low, 0, -1):  # the one the row's peak may have become
         trial_O = peaks_O / largest
         likely_O = _whole(probe_On, trial_O) & (steps_O == 0) & (peaks_O > 0)
+        likely_O &= highest_O < trial_O * (top + 0.5)
         if likely_O.any():
             likely_O[likely_O.clone()] = _whole(magnitudes_ON[likely_O], trial_O[likely_O])
             steps_O = torch.where(likely_O, trial_O, steps_O)

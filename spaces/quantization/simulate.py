@@ -73,11 +73,28 @@ def quantize(
     for name, (weight_bits, act_bits) in bits.items():
         conv = find_convolution(net, name)
         if is_quantized(weight_bits):
-            steps = weight_scales(conv.weight, weight_bits)
-            rounded = integer_weights(conv.weight, steps, weight_bits)
-            conv.weight.copy_(rounded * steps.view(-1, 1, 1, 1))
+            signs = grid_signs(net, name)
+            weight = conv.weight * signs.view(-1, 1, 1, 1)
+            steps = weight_scales(weight, weight_bits)
+            rounded = integer_weights(weight, steps, weight_bits)
+            conv.weight.copy_(rounded * (steps * signs).view(-1, 1, 1, 1))
         if is_quantized(act_bits):
             round_input(conv, InputRounding(input_scale(scales, name, act_bits), act_bits))
+
+
+def grid_signs(net: nn.Module, name: str) -> Tensor:
+    """Return -1 for the output channels of a convolution whose norm has a negative scale, else 1.
+
+    Times this a weight is on its grid; so it is with the norm folded in.
+
+    Returns:
+        [O].
+    """
+    norm = getattr(net.get_submodule(name.rpartition(".")[0]), "bn", None)
+    weight = find_convolution(net, name).weight.detach()
+    if not isinstance(norm, nn.BatchNorm2d) or norm.weight is None:
+        return weight.new_ones(len(weight))
+    return torch.where(norm.weight.detach() < 0, -1.0, 1.0)
 
 
 def round_input(conv: nn.Conv2d, rounding: ActivationRounding) -> None:

@@ -24,7 +24,7 @@ from spaces.onnx_detector import OnnxDetector
 from spaces.quantization import ActivationScales, calibrate_activations, quantize
 from spaces.quantization.calibrators import weight_scales
 from spaces.quantization.grid import integer_weights
-from spaces.quantization.simulate import find_convolution
+from spaces.quantization.simulate import find_convolution, grid_signs
 from spaces.saliency import rank
 
 SIZE = 96
@@ -199,6 +199,7 @@ def test_weights_lie_on_their_grids(parts: Parts) -> None:
         weight = find_convolution(net, name).weight
         if weight_bits == 16:
             continue
+        weight = weight * grid_signs(net, name).view(-1, 1, 1, 1)
         steps = weight_scales(weight, weight_bits)
         again = integer_weights(weight, steps, weight_bits) * steps.view(-1, 1, 1, 1)
         torch.testing.assert_close(again, weight.data, rtol=1e-5, atol=0)

@@ -28,7 +28,7 @@ from spaces.groups import Network, analyse
 from spaces.model import Detector
 from spaces.onnx_detector import OnnxDetector
 from spaces.quantization import ActivationScales, calibrate_activations, quantize
-from spaces.quantization.grid import input_scale
+from spaces.quantization.grid import input_scale, weight_range
 from spaces.saliency.ranking import rank
 from spaces.space import SearchSpace, keep_levels
 
@@ -132,6 +132,33 @@ def test_few_bit_weights_compute_what_is_simulated(
     export_onnx(detector, IMGSZ, path, bits)
     expected, found = outputs(simulated(detector, bits, scales), path, images)
     assert distance(found, expected) < 1e-4
+
+
+@pytest.mark.parametrize("weight_bits", [8, 4, 3])
+def test_norms_with_negative_scales_mirror_no_grid(
+    detector: Detector, scales: ActivationScales, tmp_path: Path, images: Tensor, weight_bits: int
+) -> None:
+    net = copy.deepcopy(detector.net)
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.weight[::3] *= -1
+    mirrored = dataclasses.replace(detector, net=net)
+    path = tmp_path / "mirrored.onnx"
+    bits = all_layers(scales, (weight_bits, 16))
+    for exported in (
+        mirrored,
+        dataclasses.replace(mirrored, net=simulated(mirrored, bits, scales)),
+    ):
+        export_onnx(exported, IMGSZ, path, bits)
+        expected, found = outputs(simulated(mirrored, bits, scales), path, images)
+        assert distance(found, expected) < 1e-4
+    weights = [
+        numpy_helper.to_array(tensor).astype(int)
+        for tensor in onnx.load(path).graph.initializer
+        if tensor.name.endswith(("_int8", "_int4"))
+    ]
+    ends = min(x.min() for x in weights), max(x.max() for x in weights)
+    assert ends == weight_range(weight_bits)
 
 
 def test_a_quantised_detector_is_exported_as_it_is(

@@ -29,10 +29,11 @@ from spaces.quantization.grid import (
     QUANTIZED_BITS,
     integer_weights,
     is_quantized,
-    largest_integer,
     round_activations,
+    weight_range,
 )
 from spaces.quantization.sharing import shared_inputs
+from spaces.quantization.simulate import grid_signs
 from spaces.saliency.ranking import rank
 from spaces.space import SearchSpace, keep_levels
 
@@ -73,7 +74,7 @@ class TestGrid:
     def test_weights_by_hand(self) -> None:
         weight = torch.tensor([[-9.0, 0.6, 1.2], [-0.09, 0.06, 0.2]]).view(2, 3, 1, 1)
         found = integer_weights(weight, torch.tensor([0.5, 0.1]), 3)
-        assert found.flatten(1).tolist() == [[-3, 1, 2], [-1, 1, 2]]
+        assert found.flatten(1).tolist() == [[-4, 1, 2], [-1, 1, 2]]
 
     @pytest.mark.parametrize(("bits", "expected"), [(2, True), (8, True), (16, False), (32, False)])
     def test_which_widths_have_a_grid(self, bits: int, expected: bool) -> None:
@@ -156,13 +157,13 @@ class TestCalibrators:
         assert (mse <= minmax * (1 + 1e-5)).all()
 
     def test_batchnorm_factors_commute_with_weight_rounding(self) -> None:
-        """The integers of a folded weight are those of the weight, negated where it is."""
+        """The integers of a folded weight are those of the weight, mirrored where it is."""
         weight = heavy_tailed(8, 54).view(8, 6, 3, 3)
         factors = torch.tensor([0.01, -0.3, 1.0, -7.0, 100.0, -1e-4, 2.0, -2.0]).view(-1, 1, 1, 1)
         for bits in (3, 8):
-            integers = integer_weights(weight, weight_scales(weight, bits), bits)
+            mirrored = weight * factors.sign()
+            expected = integer_weights(mirrored, weight_scales(mirrored, bits), bits)
             folded = weight * factors
-            expected = integers * factors.sign()
             found = integer_weights(folded, weight_scales(folded, bits), bits)
             assert (found - expected).abs().mean() < 1e-3  # ties may fall to either side
 
@@ -302,10 +303,12 @@ class TestQuantize:
         net = copy.deepcopy(u_detector.net)
         quantize(net, {"model.3.conv": (bits, 16)}, u_scales)
         original = u_detector.net.model[3].conv.weight
-        steps = weight_scales(original, bits)
-        integers = net.model[3].conv.weight / steps.view(-1, 1, 1, 1)
+        signs = grid_signs(net, "model.3.conv").view(-1, 1, 1, 1)
+        steps = weight_scales(original * signs, bits)
+        integers = net.model[3].conv.weight * signs / steps.view(-1, 1, 1, 1)
         torch.testing.assert_close(integers, integers.round())
-        assert integers.abs().max() <= largest_integer(bits) + 1e-3
+        low, top = weight_range(bits)
+        assert low - 1e-3 <= integers.min() <= integers.max() <= top + 1e-3
         untouched = [name for name in net.state_dict() if name != "model.3.conv.weight"]
         state = u_detector.net.state_dict()
         assert all(torch.equal(net.state_dict()[name], state[name]) for name in untouched)

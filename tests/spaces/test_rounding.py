@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spaces.quantization.calibrators import weight_scales
-from spaces.quantization.grid import QUANTIZED_BITS, steps_on_grid
+from spaces.quantization.grid import QUANTIZED_BITS, steps_on_grid, weight_range
 from spaces.quantization.rounding import ROUNDINGS, Rounding, gptq, layer_error, nearest, obq
 from spaces.quantization.rounding.auto import (
     auto,
@@ -214,6 +214,19 @@ class TestGridOfRoundedWeights:
         weight = (integers * steps[:, None]).view(20, 10, 3, 3)
         again = nearest(weight, torch.eye(90), weight_scales(weight, bits), bits)
         torch.testing.assert_close(again, weight, rtol=1e-5, atol=0)
+
+    def test_it_is_found_again_with_the_smallest_integer(self, bits: int) -> None:
+        low, top = weight_range(bits)
+        integers = torch.randint(low, top + 1, (20, 90), generator=torch.Generator().manual_seed(1))
+        integers[:, 7] = low
+        steps = torch.linspace(0.01, 1.0, 20)
+        weight = integers * steps[:, None]
+        torch.testing.assert_close(steps_on_grid(weight, bits), steps)
+        if -low > top:  # mirrored, it is on no grid of these bits
+            ends = integers.clone()
+            ends[:, 3] = top - 1
+            ends[:, 4] = top
+            assert not (steps_on_grid(-ends * steps[:, None], bits) == steps).any()
 
     def test_weights_never_rounded_have_none(self, bits: int) -> None:
         weight, _ = layer(200, 36)

@@ -60,9 +60,9 @@ def weight_scales(weight: Tensor, bits: int, calibrator: Calibrator = mse_clip) 
     Returns:
         Positive steps [O].
     """
-    rows = weight.detach().abs().flatten(1)
+    rows = weight.detach().flatten(1)
     known = steps_on_grid(rows, bits)
     if (known > 0).all():
         return known
-    chosen = calibrator(rows, torch.ones(1, 1), bits) / largest_integer(bits)
+    chosen = calibrator(rows.abs(), torch.ones(1, 1), bits) / largest_integer(bits)
     return torch.where(known > 0, known, chosen)

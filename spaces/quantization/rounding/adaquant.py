@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spaces.quantization.grid import largest_integer
+from spaces.quantization.grid import weight_range
 from spaces.quantization.rounding.layer_error import better_rows, normalised
 from spaces.quantization.rounding.nearest import nearest
 
@@ -25,7 +25,7 @@ def adaquant(weight: Tensor, hessian_FF: Tensor, steps_O: Tensor, bits: int) -> 
 
     The steps of the result's grids are learnt: near the given ones, not the same.
     """
-    top = largest_integer(bits)
+    ends = weight_range(bits)
     rows_OF = weight.detach().flatten(1).float()
     used_OF = rows_OF != 0  # what was pruned stays so
     unit_FF = normalised(hessian_FF)
@@ -39,7 +39,7 @@ def adaquant(weight: Tensor, hessian_FF: Tensor, steps_O: Tensor, bits: int) -> 
         with torch.enable_grad():
             now_O1 = (steps_O * log_O.exp())[:, None]
             wanted_OF = (rows_OF + change_OF * steps_O[:, None]) / now_O1
-            inside_OF = wanted_OF.clamp(-top, top)
+            inside_OF = wanted_OF.clamp(*ends)
             integers_OF = inside_OF + (inside_OF.round() * used_OF - inside_OF).detach()
             rounded_OF = integers_OF * now_O1
             missed_OF = (rounded_OF - rows_OF) / steps_O[:, None]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spaces.quantization.grid import largest_integer
+from spaces.quantization.grid import weight_range
 from spaces.quantization.rounding.layer_error import better_rows, normalised
 from spaces.quantization.rounding.nearest import nearest
 
@@ -25,7 +25,7 @@ STRETCH, OFFSET = 1.2, 0.1
 
 def adaround(weight: Tensor, hessian_FF: Tensor, steps_O: Tensor, bits: int) -> Tensor:
     """Round by AdaRound, a row that does not gain to nearest; see `Rounding`."""
-    top = largest_integer(bits)
+    ends = weight_range(bits)
     scaled_OF = weight.detach().flatten(1) / steps_O[:, None]
     floor_OF = scaled_OF.floor()
     rest_OF = scaled_OF - floor_OF
@@ -36,7 +36,7 @@ def adaround(weight: Tensor, hessian_FF: Tensor, steps_O: Tensor, bits: int) -> 
     with torch.enable_grad():
         for step in range(STEPS):
             up_OF = _up(choice_OF)
-            soft_OF = (floor_OF + up_OF).clamp(-top, top)
+            soft_OF = (floor_OF + up_OF).clamp(*ends)
             missed_OF = soft_OF - scaled_OF
             # the gradient of tr(D H D^T) is 2 D H: one product instead of three
             loss = 2 * ((missed_OF @ unit_FF).detach() * missed_OF).sum()
@@ -45,7 +45,7 @@ def adaround(weight: Tensor, hessian_FF: Tensor, steps_O: Tensor, bits: int) -> 
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    decided_OF = (floor_OF + (_up(choice_OF.detach()) >= 0.5)).clamp(-top, top)
+    decided_OF = (floor_OF + (_up(choice_OF.detach()) >= 0.5)).clamp(*ends)
     learnt = (decided_OF * steps_O[:, None]).view(weight.shape) * (weight != 0)
     return better_rows(weight, hessian_FF, nearest(weight, hessian_FF, steps_O, bits), learnt)
 

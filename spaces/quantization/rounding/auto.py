@@ -15,14 +15,15 @@ import torch
 from torch import Tensor
 
 from spaces.quantization.calibrators import CALIBRATORS, weight_scales
+from spaces.quantization.grid import weight_range
 from spaces.quantization.rounding.descent import improved
 from spaces.quantization.rounding.gptq import damped, gptq
 from spaces.quantization.rounding.interface import Rounding
 from spaces.quantization.rounding.layer_error import layer_error
 from spaces.quantization.rounding.nearest import nearest
 
-TRIED_CALIBRATORS = ("minmax", "mse", "lapq")
-PEAK_SHARES = (0.9, 0.8, 0.7, 0.6, 0.5)
+TRIED_CALIBRATORS = ("mse", "lapq")
+SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)  # of the step at which nothing saturates
 ROUNDS = 3  # of descent and a better step in turn
 TINY = 1e-30
 
@@ -73,10 +74,12 @@ def auto_below_8(weight: Tensor, hessian_FF: Tensor, bits: int) -> Tensor:
 
 
 def candidate_grids(weight: Tensor, bits: int) -> Tensor:
-    """Return steps to try, [K, O]: those of the calibrators, and some that saturate more."""
+    """Return steps to try, [K, O]: of calibrators, one at which nothing saturates, and less."""
     calibrated = [weight_scales(weight, bits, CALIBRATORS[name]) for name in TRIED_CALIBRATORS]
-    peaks_O = calibrated[TRIED_CALIBRATORS.index("minmax")]
-    return torch.stack([*calibrated, *(peaks_O * share for share in PEAK_SHARES)])
+    low, top = weight_range(bits)
+    rows = weight.detach().flatten(1)
+    full_O = torch.maximum(rows.amax(1) / top, rows.amin(1) / low).clamp_min(TINY)
+    return torch.stack([*calibrated, *(full_O * share for share in SHARES)])
 
 
 def fixed(calibrator: str, rounding: Rounding) -> WeightRounding:

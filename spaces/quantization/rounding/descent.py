@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spaces.quantization.grid import largest_integer
+from spaces.quantization.grid import weight_range
 from spaces.quantization.rounding.gptq import FloatArray, damped, gptq
 
 PASSES = 2
@@ -37,7 +37,7 @@ def improved(
     )
     hessian, steps = damped(hessian_FF).cpu().numpy(), steps_O.cpu().numpy()
     for _ in range(PASSES):
-        _improve(weight_FO, rounded_FO, hessian, steps, largest_integer(bits))
+        _improve(weight_FO, rounded_FO, hessian, steps, weight_range(bits))
     return torch.from_numpy(rounded_FO).T.reshape(weight.shape).contiguous().to(weight.device)
 
 
@@ -46,7 +46,7 @@ def _improve(
     rounded_FO: FloatArray,
     hessian_FF: FloatArray,
     steps_O: FloatArray,
-    top: int,
+    ends: tuple[int, int],
 ) -> None:
     """Visit each feature once, in place."""
     for start in range(0, len(weight_FO), BLOCK):
@@ -56,7 +56,7 @@ def _improve(
         weight_BO, rounded_BO = weight_FO[block], rounded_FO[block]  # views
         for feature in range(len(pull_BO)):
             wanted_O = rounded_BO[feature] + pull_BO[feature] / hessian_BB[feature, feature]
-            best_O = np.clip(np.rint(wanted_O / steps_O), -top, top) * steps_O
+            best_O = np.clip(np.rint(wanted_O / steps_O), *ends) * steps_O
             best_O *= weight_BO[feature] != 0  # what was pruned stays so
             pull_BO -= hessian_BB[:, feature, None] * (best_O - rounded_BO[feature])
             rounded_BO[feature] = best_O

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spaces.quantization.grid import largest_integer
+from spaces.quantization.grid import weight_range
 
 DAMPING = 0.01  # of the mean diagonal, as in both papers
 BLOCK = 64  # features between two updates of all that come later
@@ -34,7 +34,7 @@ def gptq(weight: Tensor, hessian_FF: Tensor, steps_O: Tensor, bits: int) -> Tens
     rows = weight.detach().flatten(1)
     weight_FO = np.ascontiguousarray(rows[:, order_F].T.float().cpu().numpy())
     steps = steps_O.float().cpu().numpy()
-    _round_in_order(weight_FO, factor_FF.cpu().numpy(), steps, largest_integer(bits))
+    _round_in_order(weight_FO, factor_FF.cpu().numpy(), steps, weight_range(bits))
     rounded = torch.empty_like(rows, dtype=torch.float32)
     rounded[:, order_F] = torch.from_numpy(weight_FO).T.to(rows.device)
     return rounded.view(weight.shape)
@@ -56,7 +56,7 @@ def damped(hessian_FF: Tensor) -> Tensor:
 
 
 def _round_in_order(
-    weight_FO: FloatArray, factor_FF: FloatArray, steps_O: FloatArray, top: int
+    weight_FO: FloatArray, factor_FF: FloatArray, steps_O: FloatArray, ends: tuple[int, int]
 ) -> None:
     """Round in place, feature 0 first."""
     features = len(weight_FO)
@@ -66,7 +66,7 @@ def _round_in_order(
         errors_BO = np.empty((stop - start, weight_FO.shape[1]), dtype=np.float32)
         for feature in range(start, stop):
             now_O = weight_FO[feature]
-            rounded_O = np.clip(np.rint(now_O / steps_O), -top, top) * steps_O * used_FO[feature]
+            rounded_O = np.clip(np.rint(now_O / steps_O), *ends) * steps_O * used_FO[feature]
             error_O = (now_O - rounded_O) / factor_FF[feature, feature]
             later = slice(feature + 1, stop)
             weight_FO[later] -= factor_FF[feature, later, None] * error_O

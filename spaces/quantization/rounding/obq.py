@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spaces.quantization.grid import largest_integer
+from spaces.quantization.grid import weight_range
 from spaces.quantization.rounding.gptq import inverse_factor
 
 BLOCK = 64
@@ -30,13 +30,13 @@ def obq(weight: Tensor, hessian_FF: Tensor, steps_O: Tensor, bits: int) -> Tenso
     factor_FF = inverse_factor(hessian_FF[order_F][:, order_F])
     free_OF = weight.detach().flatten(1)[:, order_F].float().clone()
     used_OF = free_OF != 0  # what was pruned stays so
-    top = largest_integer(bits)
+    ends = weight_range(bits)
     for start in range(0, free_OF.shape[1], BLOCK):
         block = slice(start, min(start + BLOCK, free_OF.shape[1]))
         factor_BB = factor_FF[block, block]
         before_OB = free_OF[:, block].clone()
         inverse_BB = factor_BB.T @ factor_BB
-        rounded_OB = _greedy(before_OB, used_OF[:, block], inverse_BB, steps_O, top)
+        rounded_OB = _greedy(before_OB, used_OF[:, block], inverse_BB, steps_O, ends)
         free_OF[:, block] = rounded_OB
         later = slice(block.stop, None)
         free_OF[:, later] += _from_block(factor_BB, factor_FF[block, later], rounded_OB - before_OB)
@@ -54,7 +54,7 @@ def _from_block(factor_BB: Tensor, factor_BL: Tensor, change_OB: Tensor) -> Tens
 
 
 def _greedy(
-    weight_OB: Tensor, used_OB: Tensor, inverse_BB: Tensor, steps_O: Tensor, top: int
+    weight_OB: Tensor, used_OB: Tensor, inverse_BB: Tensor, steps_O: Tensor, ends: tuple[int, int]
 ) -> Tensor:
     """Round the features of a block, in each row the cheapest first."""
     weight_OB, result_OB = weight_OB.clone(), torch.zeros_like(weight_OB)
@@ -62,7 +62,7 @@ def _greedy(
     rows = torch.arange(len(weight_OB))
     done_OB = torch.zeros_like(weight_OB, dtype=torch.bool)
     for _ in range(weight_OB.shape[1]):
-        integers_OB = (weight_OB / steps_O[:, None]).round().clamp(-top, top) * used_OB
+        integers_OB = (weight_OB / steps_O[:, None]).round().clamp(*ends) * used_OB
         error_OB = weight_OB - integers_OB * steps_O[:, None]
         pivots_OB = inverse_OBB.diagonal(dim1=1, dim2=2).clamp_min(TINY_PIVOT)
         cost_OB = error_OB.square() / pivots_OB

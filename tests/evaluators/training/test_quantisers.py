@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluators.dataset import Dataset
+from evaluators.demo import demo_detector
 from evaluators.dense import as_input
 from evaluators.training.drgs import SCALE, Drgs, DynamicGrid
 from evaluators.training.files import load_trained, save_trained
@@ -23,6 +25,7 @@ from spaces.quantization.calibrate import calibrate_activations
 from spaces.quantization.calibrators import weight_scales
 from spaces.quantization.grid import ActivationScales
 from spaces.quantization.sharing import shared_inputs
+from spaces.quantization.simulate import quantize
 
 Bits = dict[str, tuple[int, int]]
 
@@ -51,6 +54,28 @@ def test_the_gradient_of_a_step_is_that_of_the_paper() -> None:
     by_hand = (1 - 1.4) * 1 + (-1 + 0.6) * 10 + 3 * 100 - 4 * 1000
     assert grid.log_steps.grad is not None
     assert float(grid.log_steps.grad) == pytest.approx(0.5 * by_hand, rel=1e-5)
+
+
+def test_a_negative_step_mirrors_the_grid() -> None:
+    grid = LearnedGrid(torch.tensor([0.5, -0.5]), low=-4, high=3)
+    x = torch.tensor([[-3.0, 0.3, 3.0], [-3.0, 0.3, 3.0]]).view(2, 3, 1, 1)
+    assert grid(x).flatten(1).tolist() == [[-2.0, 0.5, 1.5], [-1.5, 0.5, 2.0]]
+
+
+@pytest.mark.parametrize("method", [Lsq, Drgs])
+def test_a_training_starts_from_the_numbers_that_were_rounded(method: type[Lsq]) -> None:
+    net = copy.deepcopy(demo_detector().net)
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.weight.data[::3] *= -1  # mirrors the grids of these rows
+    names = [name for name, m in net.named_modules() if isinstance(m, torch.nn.Conv2d)][:-1]
+    bits = dict.fromkeys(names, (3, 16))
+    quantize(net, bits)
+    before = {name: net.get_submodule(name).weight.detach().clone() for name in names}
+    method(bits).install(net)
+    for name in names:
+        found = net.get_submodule(name).weight
+        torch.testing.assert_close(found, before[name], rtol=1e-5, atol=0)
 
 
 def test_nipq_noise_is_as_large_as_rounding_and_ends_in_it() -> None:
@@ -90,7 +115,7 @@ def test_nipq_widths_move_by_bits_in_a_short_training() -> None:
 
 def test_drgs_rounds_where_a_weight_went_and_scales_its_gradient() -> None:
     weight = torch.tensor([0.44, 0.44, 0.1, 3.0]).view(1, 4, 1, 1)  # steps of 1: 3 bits, top 3
-    grid = DynamicGrid(weight, 3).train()
+    grid = DynamicGrid(weight, torch.ones(1), 3).train()
     grid.log_steps.data.zero_()
     assert grid(weight).flatten().tolist() == [0, 0, 0, 3]  # nothing moved yet
     moved = weight + torch.tensor([0.01, -0.01, 0.01, 0.01]).view(1, 4, 1, 1)
