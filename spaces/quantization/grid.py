@@ -86,25 +86,24 @@ def steps_on_grid(rows_ON: Tensor, bits: int) -> Tensor:
         zeros and one that is on no grid.
     """
     magnitudes_ON = rows_ON.detach().abs()
-    peaks_O = magnitudes_ON.amax(1)
-    steps_O = torch.zeros_like(peaks_O)
-    probe_On = magnitudes_ON[:, :: -(-magnitudes_ON.shape[1] // PROBED_WEIGHTS)]
+    peaks_O, highest_O = magnitudes_ON.amax(1), rows_ON.detach().amax(1)
     low, top = weight_range(bits)
-    highest_O = rows_ON.detach().amax(1)
-    for largest in range(-low, 0, -1):  # the one the row's peak may have become
-        trial_O = peaks_O / largest
-        likely_O = _whole(probe_On, trial_O) & (steps_O == 0) & (peaks_O > 0)
-        likely_O &= highest_O < trial_O * (top + 0.5)
-        if likely_O.any():
-            likely_O[likely_O.clone()] = _whole(magnitudes_ON[likely_O], trial_O[likely_O])
-            steps_O = torch.where(likely_O, trial_O, steps_O)
+    integers_K = torch.arange(-low, 0, -1, device=rows_ON.device)  # what the peak may have become
+    trials_KO = peaks_O / integers_K[:, None]
+    probe_On = magnitudes_ON[:, :: -(-magnitudes_ON.shape[1] // PROBED_WEIGHTS)]
+    likely_KO = _whole(probe_On, trials_KO) & (peaks_O > 0) & (highest_O < trials_KO * (top + 0.5))
+    steps_O = torch.zeros_like(peaks_O)
+    for trial in likely_KO.any(1).nonzero().flatten().tolist():
+        trial_O, likely_O = trials_KO[trial], likely_KO[trial] & (steps_O == 0)
+        likely_O[likely_O.clone()] = _whole(magnitudes_ON[likely_O], trial_O[likely_O])
+        steps_O = torch.where(likely_O, trial_O, steps_O)
     return steps_O
 
 
 def _whole(magnitudes_ON: Tensor, steps_O: Tensor) -> Tensor:
-    """Tell for each row whether its weights are multiples of its step."""
-    multiples_ON = magnitudes_ON / steps_O[:, None].clamp_min(TINY_STEP)
-    return (multiples_ON - multiples_ON.round()).abs().amax(1) < WHOLE
+    """Tell for each row whether its weights are multiples of its step; steps may be [K, O]."""
+    multiples = magnitudes_ON / steps_O[..., None].clamp_min(TINY_STEP)
+    return (multiples - multiples.round()).abs().amax(-1) < WHOLE
 
 
 @dataclass(frozen=True, slots=True)
