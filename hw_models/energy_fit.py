@@ -82,11 +82,14 @@ def errors_at_measured_times(profile: DeviceProfile, points: Sequence[Point]) ->
 
 
 def _runs(points: Sequence[Point]) -> list[_Run]:
-    figures: dict[tuple[object, ...], dict[str, Point]] = {}
+    figures: dict[tuple[object, ...], list[dict[str, Point]]] = {}
     for point in points:
         key = (point.origin, point.network, point.input_h, point.input_w, point.batch,
                point.power_mode, point.precision)  # fmt: skip
-        figures.setdefault(key, {})[point.metric] = point
+        same = figures.setdefault(key, [{}])
+        if point.metric in same[-1]:  # measured once more
+            same.append({})
+        same[-1][point.metric] = point
     return [
         _Run(
             found[LATENCY],
@@ -94,7 +97,8 @@ def _runs(points: Sequence[Point]) -> list[_Run]:
             found.get(HOST_LATENCY, found[LATENCY]).value - found[LATENCY].value,
             found[ENERGY].value * found[ENERGY].batch,
         )
-        for found in figures.values()
+        for same in figures.values()
+        for found in same
         if ENERGY in found and LATENCY in found
     ]
 

@@ -11,6 +11,7 @@ from hw_models import calibration
 from hw_models.calibration import FITTED, calibrate, profile_text
 from hw_models.cost import CostModel
 from hw_models.device import DEVICES, load_profile, profile_from_dict, read_profile_yaml
+from hw_models.energy_fit import errors_at_measured_times
 from hw_models.errors import InputError
 from hw_models.networks import MEASUREMENTS, measured_network
 from hw_models.points import ENERGY, LATENCY, Fleet, Point, read_points
@@ -97,6 +98,16 @@ def test_energy_is_fitted_where_it_was_measured_and_nan_elsewhere() -> None:
     assert not np.isnan(cost.latency_ms)
     points = read_points(MEASUREMENTS / "jetson-nano.csv")
     assert not [point for point in points if point.metric == ENERGY]
+
+
+def test_a_run_that_was_measured_twice_counts_twice() -> None:
+    profile = load_profile("jetson-xavier-nx")
+    points = read_points(MEASUREMENTS / "jetson-xavier-nx.csv")
+    for role in ("calibrate", "validate"):
+        rows = [point for point in points if point.role == role]
+        energies = [point for point in rows if point.metric == ENERGY]
+        places = {(p.network, p.batch, p.power_mode) for p in energies}
+        assert len(errors_at_measured_times(profile, rows)) == len(energies) > len(places)
 
 
 def test_every_figure_has_a_source_and_no_harmonic_row_is_shipped() -> None:
