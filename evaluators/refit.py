@@ -33,6 +33,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from hw_models.workload import ConvShape
 from spaces.groups import FIXED, Network
 from spaces.quantization.patches import patches, sample_positions
+from spaces.quantization.simulate import norm_behind
 
 RIDGE = 0.05  # of the mean variance; .01 to .05 are equally good within noise
 BATCH = 8  # images in one pass
@@ -227,12 +228,12 @@ def second_moments(x_PF: Tensor) -> Tensor:
 def store(net: nn.Module, name: str, weight: Tensor, shift: Tensor) -> None:
     """Set a convolution's weight and shift its output: by its bias, or by the norm behind it."""
     conv = cast("nn.Conv2d", net.get_submodule(name))
-    norm = getattr(net.get_submodule(name.rpartition(".")[0]), "bn", None)
+    norm = norm_behind(net, name)
     with torch.no_grad():
         conv.weight.copy_(weight)
         if conv.bias is not None:
             conv.bias.add_(shift)
-        elif isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None:
+        elif norm is not None and norm.running_mean is not None:
             norm.running_mean.sub_(shift)
         else:
             conv.bias = nn.Parameter(shift, requires_grad=False)

@@ -90,9 +90,8 @@ def grid_signs(net: nn.Module, name: str) -> Tensor:
     Returns:
         [O].
     """
-    norm = getattr(net.get_submodule(name.rpartition(".")[0]), "bn", None)
-    weight = find_convolution(net, name).weight.detach()
-    if not isinstance(norm, nn.BatchNorm2d) or norm.weight is None:
+    weight, norm = find_convolution(net, name).weight.detach(), norm_behind(net, name)
+    if norm is None or norm.weight is None:
         return weight.new_ones(len(weight))
     return torch.where(norm.weight.detach() < 0, -1.0, 1.0)
 
@@ -113,6 +112,12 @@ def _remove_rounding(module: nn.Module) -> None:
     hooks = module._forward_pre_hooks
     for key in [key for key, hook in hooks.items() if isinstance(hook, ActivationRounding)]:
         del hooks[key]
+
+
+def norm_behind(net: nn.Module, name: str) -> nn.BatchNorm2d | None:
+    """Return the batch norm that reads a convolution's output, None where there is none."""
+    norm = getattr(net.get_submodule(name.rpartition(".")[0]), "bn", None)
+    return norm if isinstance(norm, nn.BatchNorm2d) else None
 
 
 def find_convolution(net: nn.Module, name: str) -> nn.Conv2d:
