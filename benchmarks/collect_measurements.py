@@ -157,9 +157,10 @@ def _yolobench(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
 def _ssd_resnet34() -> Iterator[tuple[str, dict[str, str]]]:
     """Yield SSD-ResNet34 in INT8 on the Xaviers, read from the submissions themselves.
 
-    Latencies are the means of mlperf_log_summary.txt; power is the mean of about thirty samples of
-    spl.txt (1 Hz) late in the timed run, where it varies by less than 1 %; clocks are those of
-    configs/ssd-resnet34/SingleStream (v1.0: of power/nvpmodel-*.conf).
+    Latencies are the means of mlperf_log_summary.txt. Power is read off thirty or more samples of
+    spl.txt (1 Hz) in the timed run, which differ by less than 1 % but for a few seconds; the whole
+    run was not averaged. Clocks are those of configs/ssd-resnet34/SingleStream (v1.0: of
+    power/nvpmodel-*.conf).
     """
     for edition, device, system, mode, latency_ms, wall_w in _SSD_RESNET34:
         figures = {"latency_ms": (latency_ms, "SingleStream; GPU only")}

@@ -100,6 +100,7 @@ class Nipq(Method):
     def install(self, net: nn.Module) -> None:
         """Put a noisy grid on every weight and input that has a grid."""
 
+        # Symmetric at every width it may end with: eight bits have no smallest integer.
         def weight_grid(weight: Tensor, _signs: Tensor, bits: int) -> nn.Module:
             return NoisyGrid(weight_scales(weight, bits), bits, 0, weight.numel())
 
