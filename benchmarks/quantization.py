@@ -98,6 +98,10 @@ def uniform_rows(bench: Bench) -> Iterator[Row]:
                 size,
                 wanted,
             )
+            precise = bench.precise_boxes(bits)
+            what = f"{name}, Detect reads 16 bits"
+            yield Row(f"{what}, plain MSE", partial(bench.plain, precise), size)
+            yield Row(f"{what}, reconstructed", partial(bench.reconstructed, precise), size, wanted)
 
 
 def mixed_rows(bench: Bench) -> Iterator[Row]:
@@ -117,6 +121,12 @@ def mixed_rows(bench: Bench) -> Iterator[Row]:
                 size,
                 target,
             )
+        yield Row(
+            f"{share} %: MILP, Detect reads 16 bits, reconstructed",
+            partial(bench.reconstructed, bench.precise_boxes(bits)),
+            bench.size(bits),
+            wanted,
+        )
 
 
 def calibrator_rows(bench: Bench) -> Iterator[Row]:

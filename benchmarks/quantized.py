@@ -93,6 +93,14 @@ class Bench:
         """Give all layers the same bits."""
         return {layer.name: (weight_bits, act_bits) for layer in self.network.layers}
 
+    def precise_boxes(self, bits: Bits) -> Bits:
+        """Let the output layers of Detect read 16 bits."""
+        outputs = f"model.{len(self.detector.net.model) - 1}."
+        return {
+            name: (weight_bits, 16 if name.startswith(outputs) else act_bits)
+            for name, (weight_bits, act_bits) in bits.items()
+        }
+
     def plain(self, bits: Bits) -> nn.Module:
         """Round to nearest with clips of least squared error, the published way."""
         net = self.dense()
@@ -277,7 +285,7 @@ def with_hooks(bench: Bench, bits: Bits, roundings: Mapping[str, ActivationRound
 def asymmetric(bench: Bench, both: Bits, bits: int) -> nn.Module:
     """Round inputs to grids from their lowest to their highest value."""
     images = bench.calibration_images
-    grids = asymmetric_roundings(bench.detector.net, images, bench.mse_scales, bits)
+    grids = asymmetric_roundings(bench.detector, images, bits)
     return with_hooks(bench, both, grids)
 
 

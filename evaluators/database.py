@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-FORMAT = "2"  # to be counted up when what is measured, or how, changes
+FORMAT = "3"  # to be counted up when what is measured, or how, changes
 LARGEST = 16_000_000_000  # bytes of all files; what was not used for longest goes first
 SPARE = 2_000_000_000  # bytes that stay free on the disk
 PATIENCE_S = 900.0  # for another process that measures the same

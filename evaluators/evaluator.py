@@ -156,7 +156,7 @@ class Evaluator:
             InputError: If the candidate does not fit the model.
         """
         built = self._build(candidate, rung)
-        return replace(built, net=built.net.cpu())
+        return built if self._device == CPU else replace(built, net=built.net.cpu())
 
     def _build(self, candidate: Candidate, rung: str) -> Detector:
         detector = compress(self._detector, self.network, candidate, self.ranking)

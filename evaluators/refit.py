@@ -7,8 +7,10 @@ A x_K, A = C_RK (C_KK + lambda I)^-1, and the layer that reproduces the dense ou
 
     W' = W_K + W_R A        b' = b + W_R (mean_R - A mean_K)
 
-(ridge regression that shrinks to the weights as they were). All layers are refit at once from dense
-statistics: a candidate costs some matrix solves and no forward pass. He et al., Channel Pruning,
+(ridge regression that shrinks to the weights as they were). With P = (C + lambda I)^-1, which is
+the same for all candidates, A is -P_RR^-1 P_RK (inverse of a block matrix): a solve as large as
+what was removed, where the first form takes one as large as what is kept. All layers are refit at
+once from dense statistics: no forward pass. He et al., Channel Pruning,
 ICCV 2017, arXiv 1707.06168, do so for one layer; Hubara et al., AdaQuant, arXiv 2006.10518, call
 the choice between all layers at once and one after the other parallel and sequential.
 
@@ -35,7 +37,7 @@ from spaces.groups import FIXED, Network
 from spaces.quantization.patches import patches, sample_positions
 from spaces.quantization.simulate import norm_behind
 
-RIDGE = 0.05  # of the mean variance; .01 to .05 are equally good within noise
+RIDGE = 0.05  # of the mean variance of all inputs; .01 to .05 are equally good within noise
 BATCH = 8  # images in one pass
 POSITIONS = 16_384  # samples of a layer's input; several times the number of features
 # Above it (3 x 3 on more than 256 channels) only covariances of channels are kept: what was removed
@@ -50,22 +52,39 @@ class Inputs:
     """What a dense layer reads, F = I * taps features or I.
 
     Attributes:
-        count: Positions they were measured at.
         mean_F: Mean of each feature.
-        covariance_FF: Their covariance.
+        covariance_FF: Their covariance C.
+        precision_FF: (C + lambda I)^-1.
     """
+
+    mean_F: Tensor
+    covariance_FF: Tensor
+    precision_FF: Tensor
+
+    @classmethod
+    def of(cls, mean_F: Tensor, covariance_FF: Tensor) -> Inputs:
+        """Invert the covariance with its ridge."""
+        ridged_FF = covariance_FF.double()
+        ridged_FF.diagonal().add_(RIDGE * ridged_FF.diagonal().mean() + TINY_VARIANCE)
+        inverse_FF = torch.cholesky_inverse(torch.linalg.cholesky(ridged_FF))
+        return cls(mean_F, covariance_FF, inverse_FF.to(covariance_FF.dtype))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Seen:
+    """Mean and covariance of the positions that were looked at so far."""
 
     count: int
     mean_F: Tensor
     covariance_FF: Tensor
 
-    def and_also(self, other: Inputs) -> Inputs:
+    def and_also(self, other: _Seen) -> _Seen:
         """Return the statistics of both sets of positions (Chan, Golub and LeVeque, 1983)."""
         share = other.count / (self.count + other.count)
         step_F = other.mean_F - self.mean_F
         covariance_FF = torch.lerp(self.covariance_FF, other.covariance_FF, share)
         covariance_FF.addr_(step_F, step_F, alpha=share * (1 - share))
-        return Inputs(self.count + other.count, self.mean_F + share * step_F, covariance_FF)
+        return _Seen(self.count + other.count, self.mean_F + share * step_F, covariance_FF)
 
 
 def measure_inputs(net: nn.Module, network: Network, images: Tensor) -> dict[str, Inputs]:
@@ -82,19 +101,20 @@ def measure_inputs(net: nn.Module, network: Network, images: Tensor) -> dict[str
     positions = -(-POSITIONS // len(images))
     readers = WeakTensorKeyDictionary()  # tensor -> for each geometry the first layer that reads it
     first_reader: dict[str, str] = {}
-    measured: dict[str, Inputs] = {}
+    seen: dict[str, _Seen] = {}
 
     def record(name: str, conv: nn.Conv2d, x: Tensor) -> None:
         geometry = (conv.kernel_size, conv.stride, conv.padding)
         first = first_reader[name] = readers.setdefault(x, {}).setdefault(geometry, name)
         if first == name:
-            now = _inputs(conv, x, positions)
-            measured[name] = measured[name].and_also(now) if name in measured else now
+            now = _look(conv, x, positions)
+            seen[name] = seen[name].and_also(now) if name in seen else now
 
     with torch.no_grad(), _watching(net, [s.name for s, _, _ in _prunable(network)], record):
         for batch in images.split(BATCH):
             net(batch)
-    return {name: measured[first] for name, first in first_reader.items()}
+    inputs = {name: Inputs.of(each.mean_F, each.covariance_FF) for name, each in seen.items()}
+    return {name: inputs[first] for name, first in first_reader.items()}
 
 
 def refit(
@@ -130,37 +150,52 @@ class _Predictor:
     """How the removed features of a layer follow from the kept ones: x_R = A x_K + offset.
 
     Attributes:
-        kept_F: Which features are kept.
-        predict_RK: A.
-        offset_R: The offset.
+        features: F.
+        kept_K: The kept features.
+        removed_R: The removed ones.
+        factor_RR: The Cholesky factor of P_RR.
+        precision_RK: P_RK.
+        mean_R: Mean of the removed features.
+        predicted_R: P_RK mean_K.
     """
 
-    kept_F: Tensor
-    predict_RK: Tensor
-    offset_R: Tensor
+    features: int
+    kept_K: Tensor
+    removed_R: Tensor
+    factor_RR: Tensor
+    precision_RK: Tensor
+    mean_R: Tensor
+    predicted_R: Tensor
 
     def refit(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Return the refit of a weight [O, I, kh, kw], [O, kept I, kh, kw], and its shift [O]."""
         outputs, _, *kernel = weight.shape
-        weight_OFT = weight.reshape(outputs, len(self.kept_F), -1)
-        removed_ORT = weight_OFT[:, ~self.kept_F]
-        correction_OKT = torch.einsum("ort,rk->okt", removed_ORT, self.predict_RK)
-        refit_OKT = weight_OFT[:, self.kept_F] + correction_OKT
-        return refit_OKT.reshape(outputs, -1, *kernel), removed_ORT.sum(2) @ self.offset_R
+        weight_OFT = weight.reshape(outputs, self.features, -1)
+        removed_OTR = weight_OFT.index_select(1, self.removed_R).transpose(1, 2)
+        # W_R A = -(P_RR^-1 W_R^T)^T P_RK: fewer right-hand sides than A has
+        solved_OTR = torch.cholesky_solve(removed_OTR.flatten(0, 1).T, self.factor_RR).T.view(
+            removed_OTR.shape
+        )
+        correction_OTK = solved_OTR @ self.precision_RK
+        refit_OKT = weight_OFT.index_select(1, self.kept_K) - correction_OTK.transpose(1, 2)
+        shift_O = removed_OTR.sum(1) @ self.mean_R + solved_OTR.sum(1) @ self.predicted_R
+        return refit_OKT.reshape(outputs, -1, *kernel), shift_O
 
 
 def _predictor(inputs: Inputs, kept_I: Tensor) -> _Predictor:
-    kept_F = kept_I.repeat_interleave(len(inputs.mean_F) // len(kept_I))
-    covariance_KF = inputs.covariance_FF[kept_F]
-    covariance_KK = covariance_KF[:, kept_F]
-    ridge = RIDGE * covariance_KK.diagonal().mean() + TINY_VARIANCE
-    covariance_KK.diagonal().add_(ridge)
-    factor = torch.linalg.cholesky(covariance_KK)
-    predict_RK = torch.cholesky_solve(covariance_KF[:, ~kept_F], factor).T
+    features = len(inputs.mean_F)
+    kept_F = kept_I.repeat_interleave(features // len(kept_I))
+    kept_K, removed_R = (which_F.nonzero().flatten() for which_F in (kept_F, ~kept_F))
+    precision_RF = inputs.precision_FF.index_select(0, removed_R)
+    precision_RK = precision_RF.index_select(1, kept_K)
     return _Predictor(
-        kept_F,
-        predict_RK,
-        inputs.mean_F[~kept_F] - predict_RK @ inputs.mean_F[kept_F],
+        features,
+        kept_K,
+        removed_R,
+        torch.linalg.cholesky(precision_RF.index_select(1, removed_R)),
+        precision_RK,
+        inputs.mean_F[removed_R],
+        precision_RK @ inputs.mean_F[kept_K],
     )
 
 
@@ -188,7 +223,7 @@ def _watching(
             handle.remove()
 
 
-def _inputs(conv: nn.Conv2d, x_NIHW: Tensor, positions: int) -> Inputs:
+def _look(conv: nn.Conv2d, x_NIHW: Tensor, positions: int) -> _Seen:
     """Measure some positions of each image."""
     taps = conv.kernel_size[0] * conv.kernel_size[1]
     if taps == 1 or conv.in_channels * taps > LARGEST_COVARIANCE:
@@ -210,7 +245,7 @@ def _inputs(conv: nn.Conv2d, x_NIHW: Tensor, positions: int) -> Inputs:
         chosen_Np = sample_positions(len(x_NIHW), cells, positions * len(x_NIHW))
         x_PF = patches(conv, x_NIHW, chosen_Np)
     mean_F = x_PF.mean(0)
-    return Inputs(len(x_PF), mean_F, second_moments(x_PF - mean_F))
+    return _Seen(len(x_PF), mean_F, second_moments(x_PF - mean_F))
 
 
 def second_moments(x_PF: Tensor) -> Tensor:

@@ -71,8 +71,9 @@ def cut(net: nn.Module, network: Network, candidate: Candidate, ranking: Ranking
     left = _drop_blocks(net, network, candidate)
     for conv, reads, writes in _convs(net, left):
         _slice_conv(conv, _indices(kept, reads), _indices(kept, writes))
+    modules = dict(net.named_modules())
     for name, channels in left.norms.items():
-        _slice_norm(_norm(net, name), _indices(kept, channels))
+        _slice_norm(cast("nn.BatchNorm2d", modules[name]), _indices(kept, channels))
 
 
 def mask(detector: Detector, network: Network, candidate: Candidate, ranking: Ranking) -> Detector:
@@ -97,7 +98,7 @@ def mask(detector: Detector, network: Network, candidate: Candidate, ranking: Ra
     modules: list[tuple[nn.Module, IntArray]] = [
         (conv, writes) for conv, _, writes in _convs(net, left)
     ]
-    modules += [(_norm(net, name), channels) for name, channels in left.norms.items()]
+    modules += [(net.get_submodule(name), channels) for name, channels in left.norms.items()]
     for module, channels in modules:
         removed = torch.from_numpy(~kept[channels])
         for parameter in module.parameters(recurse=False):
@@ -136,13 +137,10 @@ def _drop_blocks(net: nn.Module, network: Network, candidate: Candidate) -> Netw
 
 
 def _convs(net: nn.Module, network: Network) -> Iterator[tuple[nn.Conv2d, IntArray, IntArray]]:
+    modules = dict(net.named_modules())
     for step, reads, writes in zip(network.steps, network.reads, network.writes, strict=True):
         if isinstance(step, ConvShape):
-            yield cast("nn.Conv2d", net.get_submodule(step.name)), reads, writes
-
-
-def _norm(net: nn.Module, name: str) -> nn.BatchNorm2d:
-    return cast("nn.BatchNorm2d", net.get_submodule(name))
+            yield cast("nn.Conv2d", modules[step.name]), reads, writes
 
 
 def _indices(kept: np.ndarray[tuple[int], np.dtype[np.bool_]], channels: IntArray) -> Tensor:

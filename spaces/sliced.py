@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 import torch
@@ -20,10 +19,10 @@ def copied(net: nn.Module) -> nn.Module:
 
     def copy_of(module: nn.Module) -> nn.Module:
         if module not in copies:
-            copies[module] = new = copy.copy(module)
-            for name, value in new.__dict__.items():
-                if isinstance(value, (dict, list, set)):
-                    new.__dict__[name] = copy.copy(value)
+            copies[module] = new = module.__class__.__new__(module.__class__)
+            for name, value in module.__dict__.items():
+                own = value.copy() if isinstance(value, (dict, list, set)) else value
+                new.__dict__[name] = own
             for name, parameter in module._parameters.items():
                 if parameter is not None:
                     tensor = parameter.detach().clone()

@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from spaces.quantization.grid import ActivationScales, largest_integer
+from spaces.model import Detector
+from spaces.quantization.calibrate import calibrate_activations
+from spaces.quantization.calibrators import mse_clip
 from spaces.quantization.simulate import ActivationRounding
 
 BATCH = 8
@@ -45,16 +47,23 @@ class AsymmetricRounding(ActivationRounding):
 
 @torch.no_grad()
 def asymmetric_roundings(
-    net: nn.Module, images: Tensor, scales: ActivationScales, bits: int
+    detector: Detector, images: Tensor, bits: int
 ) -> dict[str, AsymmetricRounding]:
-    """Choose the range of the input of every convolution.
+    """Choose the range of the input of every convolution, in groups that share one.
+
+    Either end saturates at the clip of least squared error of a symmetric grid with one bit more,
+    whose step is as fine. (With that of as many bits, 8-bit activations distorted YOLOv5n by .0034
+    instead of .0025 on training images.)
 
     Args:
-        net: The dense network.
+        detector: The dense detector.
         images: [N, 3, H, W] in 0..1.
-        scales: Clips of its inputs, beyond which either end saturates.
         bits: 2 to 8.
     """
+    net = detector.net
+    scales = calibrate_activations(
+        detector, images, lambda magnitudes, counts, b: mse_clip(magnitudes, counts, b + 1)
+    )
     lows = dict.fromkeys(scales.groups.values(), 0.0)
     highs = dict.fromkeys(scales.groups.values(), 0.0)
 
@@ -76,8 +85,6 @@ def asymmetric_roundings(
             handle.remove()
     found = {}
     for name, group in scales.groups.items():
-        # half the step of a symmetric grid: the clip of one bit more is the one that suits
-        clip_bits = min(bits + 1, 8)
-        clip = scales.scale(name, clip_bits) * largest_integer(clip_bits)
+        clip = scales.clips[group][bits]
         found[name] = AsymmetricRounding(max(lows[group], -clip), min(highs[group], clip), bits)
     return found

@@ -121,7 +121,7 @@ class TestAsymmetric:
     def test_it_is_better_than_symmetric_after_silu(self, u_detector: Detector) -> None:
         images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
         scales = calibrate_activations(u_detector, images)
-        found = asymmetric_roundings(u_detector.net, images, scales, 5)
+        found = asymmetric_roundings(u_detector, images, 5)
         assert found.keys() == scales.groups.keys()
         errors = {"symmetric": 0.0, "asymmetric": 0.0}
 

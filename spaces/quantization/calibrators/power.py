@@ -35,13 +35,25 @@ def least_power_clip(magnitudes: Tensor, counts: Tensor, bits: int, power: float
 def _best_clips(
     magnitudes: Tensor, counts: Tensor, bits: int, clips: Tensor, power: float
 ) -> Tensor:
-    """Return for each row the best of its column of `clips` [K, R]; of equals the first."""
+    """Return for each row the best of its column of `clips` [K, R], falling; of equals the first.
+
+    A clip errs at least by what it takes from the largest magnitude. Where that alone is more than
+    the least error so far, in all rows, smaller clips are not looked at.
+    """
     top = largest_integer(bits)
-    errors = []
+    peaks = minmax_clip(magnitudes, counts, bits)
+    peak_counts = ((magnitudes == peaks[:, None]) * counts).sum(1)
+    best, least = clips[0], torch.full_like(peaks, torch.inf)
     for row_clips in clips:
+        if ((peaks - row_clips).pow(power) * peak_counts >= least).all():
+            break
         step = (row_clips / top)[:, None]
         rounded = (magnitudes / step).round_().clamp_(max=top).mul_(step)
         missed = rounded.sub_(magnitudes)
-        powered = missed.square_() if power == 2 else missed.abs_().pow_(power)
-        errors.append(powered.mul_(counts).sum(1))
-    return clips.gather(0, torch.stack(errors).argmin(0, keepdim=True))[0]
+        if power == 2 and counts.numel() == 1:  # weights: one pass instead of three
+            errors = torch.linalg.vecdot(missed, missed) * counts[0]
+        else:
+            errors = missed.abs_().pow_(power).mul_(counts).sum(1)
+        best = torch.where(errors < least, row_clips, best)
+        least = torch.minimum(errors, least)
+    return best
