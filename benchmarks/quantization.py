@@ -102,6 +102,12 @@ def uniform_rows(bench: Bench) -> Iterator[Row]:
             what = f"{name}, Detect reads 16 bits"
             yield Row(f"{what}, plain MSE", partial(bench.plain, precise), size)
             yield Row(f"{what}, reconstructed", partial(bench.reconstructed, precise), size, wanted)
+            yield Row(
+                f"{what}, reconstructed, activations asymmetric",
+                partial(with_zero_points, bench, precise),
+                size,
+                wanted,
+            )
 
 
 def mixed_rows(bench: Bench) -> Iterator[Row]:

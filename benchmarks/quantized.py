@@ -139,9 +139,10 @@ class Bench:
 
 
 def with_zero_points(bench: Bench, bits: Bits) -> nn.Module:
-    """Fit and round layer by layer, activations on asymmetric grids: what CPUs run."""
-    act_bits = next(iter(bits.values()))[1]
-    net = asymmetric(bench, bench.uniform(16, 16), act_bits)
+    """Fit and round layer by layer, activations of 8 bits on asymmetric grids: what CPUs run."""
+    grids = asymmetric_roundings(bench.detector, bench.calibration_images, 8)
+    rounded = {name: grids[name] for name, (_, act_bits) in bits.items() if act_bits == 8}
+    net = with_hooks(bench, bench.uniform(16, 16), rounded)
     weights = {name: (weight_bits, 16) for name, (weight_bits, _) in bits.items()}
     kept = np.ones(int(bench.network.sizes.sum()) + 1, dtype=np.bool_)
     reconstruct(net, bench.outputs, bench.network, kept, weights)

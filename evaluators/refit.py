@@ -15,7 +15,7 @@ ICCV 2017, arXiv 1707.06168, do so for one layer; Hubara et al., AdaQuant, arXiv
 the choice between all layers at once and one after the other parallel and sequential.
 
 Axis letters: O outputs, I input channels, F features (inputs whose covariance is known), T taps of
-the kernel that share a feature, K kept features, R removed features.
+the kernel that share a feature, Q = O * T, K kept features, R removed features.
 """
 
 from __future__ import annotations
@@ -147,56 +147,42 @@ def refit(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Predictor:
-    """How the removed features of a layer follow from the kept ones: x_R = A x_K + offset.
+    """How the removed features of a layer follow from the kept ones.
 
     Attributes:
-        features: F.
         kept_K: The kept features.
         removed_R: The removed ones.
         factor_RR: The Cholesky factor of P_RR.
-        precision_RK: P_RK.
-        mean_R: Mean of the removed features.
-        predicted_R: P_RK mean_K.
+        precision_RF: The rows P_R.
+        mean_F: Mean of all features.
     """
 
-    features: int
     kept_K: Tensor
     removed_R: Tensor
     factor_RR: Tensor
-    precision_RK: Tensor
-    mean_R: Tensor
-    predicted_R: Tensor
+    precision_RF: Tensor
+    mean_F: Tensor
 
     def refit(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Return the refit of a weight [O, I, kh, kw], [O, kept I, kh, kw], and its shift [O]."""
         outputs, _, *kernel = weight.shape
-        weight_OFT = weight.reshape(outputs, self.features, -1)
-        removed_OTR = weight_OFT.index_select(1, self.removed_R).transpose(1, 2)
-        # W_R A = -(P_RR^-1 W_R^T)^T P_RK: fewer right-hand sides than A has
-        solved_OTR = torch.cholesky_solve(removed_OTR.flatten(0, 1).T, self.factor_RR).T.view(
-            removed_OTR.shape
-        )
-        correction_OTK = solved_OTR @ self.precision_RK
-        refit_OKT = weight_OFT.index_select(1, self.kept_K) - correction_OTK.transpose(1, 2)
-        shift_O = removed_OTR.sum(1) @ self.mean_R + solved_OTR.sum(1) @ self.predicted_R
-        return refit_OKT.reshape(outputs, -1, *kernel), shift_O
+        # with a Q of all outputs and taps: W' = W - (P_RR^-1 W_R^T)^T P_R, zero where removed
+        weight_QF = weight.reshape(outputs, len(self.mean_F), -1).transpose(1, 2).flatten(0, 1)
+        removed_RQ = weight_QF.index_select(1, self.removed_R).T
+        solved_RQ = torch.cholesky_solve(removed_RQ, self.factor_RR)
+        refit_QF = torch.addmm(weight_QF, solved_RQ.T, self.precision_RF, alpha=-1)
+        refit_QK = refit_QF.index_select(1, self.kept_K)
+        shift_Q = weight_QF @ self.mean_F - refit_QK @ self.mean_F[self.kept_K]
+        refit_OKT = refit_QK.view(outputs, -1, len(self.kept_K)).transpose(1, 2)
+        return refit_OKT.reshape(outputs, -1, *kernel), shift_Q.view(outputs, -1).sum(1)
 
 
 def _predictor(inputs: Inputs, kept_I: Tensor) -> _Predictor:
-    features = len(inputs.mean_F)
-    kept_F = kept_I.repeat_interleave(features // len(kept_I))
+    kept_F = kept_I.repeat_interleave(len(inputs.mean_F) // len(kept_I))
     kept_K, removed_R = (which_F.nonzero().flatten() for which_F in (kept_F, ~kept_F))
     precision_RF = inputs.precision_FF.index_select(0, removed_R)
-    precision_RK = precision_RF.index_select(1, kept_K)
-    return _Predictor(
-        features,
-        kept_K,
-        removed_R,
-        torch.linalg.cholesky(precision_RF.index_select(1, removed_R)),
-        precision_RK,
-        inputs.mean_F[removed_R],
-        precision_RK @ inputs.mean_F[kept_K],
-    )
+    factor_RR = torch.linalg.cholesky(precision_RF.index_select(1, removed_R))
+    return _Predictor(kept_K, removed_R, factor_RR, precision_RF, inputs.mean_F)
 
 
 def _prunable(network: Network) -> Iterator[tuple[ConvShape, NDArray[np.int64], NDArray[np.int64]]]:

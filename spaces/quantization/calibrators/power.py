@@ -9,7 +9,7 @@ from spaces.quantization.calibrators.minmax import minmax_clip
 from spaces.quantization.grid import largest_integer
 
 COARSE_RATIOS = 20
-FINE_RATIOS = 8
+FINE_STEPS = 4  # between two coarse ratios
 
 
 def least_power_clip(magnitudes: Tensor, counts: Tensor, bits: int, power: float) -> Tensor:
@@ -24,36 +24,43 @@ def least_power_clip(magnitudes: Tensor, counts: Tensor, bits: int, power: float
         power: p, at least 1.
     """
     peaks = minmax_clip(magnitudes, counts, bits)
-    coarse_step = 1 / COARSE_RATIOS
-    coarse = torch.arange(COARSE_RATIOS, 0, -1) * coarse_step
-    best = _best_clips(magnitudes, counts, bits, coarse[:, None] * peaks, power)
-    offsets = torch.linspace(1, -1, FINE_RATIOS + 1) * coarse_step  # 0 among them
-    fine = (best + offsets[:, None] * peaks).clamp(min=peaks * coarse_step / 4)
-    return _best_clips(magnitudes, counts, bits, torch.minimum(fine, peaks), power)
-
-
-def _best_clips(
-    magnitudes: Tensor, counts: Tensor, bits: int, clips: Tensor, power: float
-) -> Tensor:
-    """Return for each row the best of its column of `clips` [K, R], falling; of equals the first.
-
-    A clip errs at least by what it takes from the largest magnitude. Where that alone is more than
-    the least error so far, in all rows, smaller clips are not looked at.
-    """
+    each_once = counts.numel() == 1  # weights
+    at_peak = counts[0] if each_once else ((magnitudes == peaks[:, None]) * counts).sum(1)
     top = largest_integer(bits)
-    peaks = minmax_clip(magnitudes, counts, bits)
-    peak_counts = ((magnitudes == peaks[:, None]) * counts).sum(1)
-    best, least = clips[0], torch.full_like(peaks, torch.inf)
-    for row_clips in clips:
-        if ((peaks - row_clips).pow(power) * peak_counts >= least).all():
+    best, least = peaks, torch.full_like(peaks, torch.inf)
+    coarse_step = 1 / COARSE_RATIOS
+    for ratio in range(COARSE_RATIOS, 0, -1):
+        clips = ratio * coarse_step * peaks
+        # A clip errs at least by what it takes from the largest magnitude: if that alone is too
+        # much in all rows, so it is for all smaller clips.
+        if ((peaks - clips).pow(power) * at_peak >= least).all():
             break
-        step = (row_clips / top)[:, None]
-        rounded = (magnitudes / step).round_().clamp_(max=top).mul_(step)
-        missed = rounded.sub_(magnitudes)
-        if power == 2 and counts.numel() == 1:  # weights: one pass instead of three
-            errors = torch.linalg.vecdot(missed, missed) * counts[0]
-        else:
-            errors = missed.abs_().pow_(power).mul_(counts).sum(1)
-        best = torch.where(errors < least, row_clips, best)
-        least = torch.minimum(errors, least)
+        best, least = _better(best, least, clips, magnitudes, counts, top, power)
+    start = best
+    for step in range(FINE_STEPS - 1, 0, -1):
+        offset = step / FINE_STEPS * coarse_step * peaks
+        larger, smaller = torch.minimum(start + offset, peaks), start - offset
+        best, least = _better(best, least, larger, magnitudes, counts, top, power)
+        best, least = _better(best, least, smaller, magnitudes, counts, top, power)
     return best
+
+
+def _better(
+    best: Tensor,
+    least: Tensor,
+    clips: Tensor,
+    magnitudes: Tensor,
+    counts: Tensor,
+    top: int,
+    power: float,
+) -> tuple[Tensor, Tensor]:
+    """Return the clips of less error and that error: of each row the one so far or the new."""
+    steps = clips / top
+    scaled = magnitudes / steps[:, None]
+    missed = scaled.round().clamp_(max=top).sub_(scaled)
+    if power == 2 and counts.numel() == 1:  # one pass instead of three
+        errors = torch.linalg.vecdot(missed, missed) * counts[0]
+    else:
+        errors = missed.abs_().pow_(power).mul_(counts).sum(1)
+    errors = errors * steps**power
+    return torch.where(errors < least, clips, best), torch.minimum(errors, least)
