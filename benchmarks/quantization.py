@@ -127,12 +127,13 @@ def mixed_rows(bench: Bench) -> Iterator[Row]:
                 size,
                 target,
             )
-        yield Row(
-            f"{share} %: MILP, Detect reads 16 bits, reconstructed",
-            partial(bench.reconstructed, bench.precise_boxes(bits)),
-            bench.size(bits),
-            wanted,
-        )
+        precise, size = bench.precise_boxes(bits), bench.size(bits)
+        for what, make in (
+            ("activations asymmetric", partial(with_zero_points, bench, bits)),
+            ("Detect reads 16 bits", partial(bench.reconstructed, precise)),
+            ("Detect reads 16 bits, asymmetric", partial(with_zero_points, bench, precise)),
+        ):
+            yield Row(f"{share} %: MILP, {what}, reconstructed", make, size, wanted)
 
 
 def calibrator_rows(bench: Bench) -> Iterator[Row]:
