@@ -24,7 +24,7 @@ QUANTIZED_BITS = range(2, 9)
 
 WHOLE = 1e-3  # of a step: rounding errors of float32 are below it, and a weight by chance is not
 TINY_STEP = 1e-30
-PROBED_WEIGHTS = 4  # so many of a row are looked at first: hardly any row is on a grid by chance
+PROBED_WEIGHTS = 3  # so many of a row are looked at first: hardly any row is on a grid by chance
 
 
 def largest_integer(bits: int) -> int:

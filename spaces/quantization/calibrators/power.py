@@ -40,7 +40,8 @@ def least_power_clip(magnitudes: Tensor, counts: Tensor, bits: int, power: float
     for step in range(FINE_STEPS - 1, 0, -1):
         offset = step / FINE_STEPS * coarse_step * peaks
         larger, smaller = torch.minimum(start + offset, peaks), start - offset
-        best, least = _better(best, least, larger, magnitudes, counts, top, power)
+        if (larger > start).any():
+            best, least = _better(best, least, larger, magnitudes, counts, top, power)
         best, least = _better(best, least, smaller, magnitudes, counts, top, power)
     return best
 
