@@ -92,21 +92,20 @@ def uniform_rows(bench: Bench) -> Iterator[Row]:
         yield Row(f"{name}, reconstructed", partial(bench.reconstructed, bits), size, wanted)
         if act_bits < 16:
             yield Row(f"{name}, reconstructed, auto clips", partial(by_evidence, bench, bits), size)
+            what = f"{name}, activations asymmetric"
             yield Row(
-                f"{name}, reconstructed, activations asymmetric",
-                partial(with_zero_points, bench, bits),
-                size,
-                wanted,
+                f"{what}, plain MSE", partial(asymmetric, bench, bits, act_bits), size, wanted
+            )
+            yield Row(
+                f"{what}, reconstructed", partial(with_zero_points, bench, bits), size, wanted
             )
             precise = bench.precise_boxes(bits)
             what = f"{name}, Detect reads 16 bits"
             yield Row(f"{what}, plain MSE", partial(bench.plain, precise), size)
             yield Row(f"{what}, reconstructed", partial(bench.reconstructed, precise), size, wanted)
+            what = f"{what}, asymmetric"
             yield Row(
-                f"{what}, reconstructed, activations asymmetric",
-                partial(with_zero_points, bench, precise),
-                size,
-                wanted,
+                f"{what}, reconstructed", partial(with_zero_points, bench, precise), size, wanted
             )
 
 
