@@ -75,6 +75,11 @@ class Bench:
         return calibrate_activations(self.detector, self.calibration_images, CALIBRATORS["mse"])
 
     @cached_property
+    def zero_points(self) -> Mapping[str, ActivationRounding]:
+        """Asymmetric grids of 8 bits."""
+        return asymmetric_roundings(self.detector, self.calibration_images, 8)
+
+    @cached_property
     def damage(self) -> np.ndarray:
         """What few bits of each layer alone cost."""
         images = self.calibration_images[:TABLE_IMAGES]
@@ -140,8 +145,7 @@ class Bench:
 
 def with_zero_points(bench: Bench, bits: Bits) -> nn.Module:
     """Fit and round layer by layer, activations of 8 bits on asymmetric grids: what CPUs run."""
-    grids = asymmetric_roundings(bench.detector, bench.calibration_images, 8)
-    rounded = {name: grids[name] for name, (_, act_bits) in bits.items() if act_bits == 8}
+    rounded = {name: bench.zero_points[name] for name, (_, act) in bits.items() if act == 8}
     net = with_hooks(bench, bench.uniform(16, 16), rounded)
     weights = {name: (weight_bits, 16) for name, (weight_bits, _) in bits.items()}
     kept = np.ones(int(bench.network.sizes.sum()) + 1, dtype=np.bool_)
@@ -284,10 +288,9 @@ def with_hooks(bench: Bench, bits: Bits, roundings: Mapping[str, ActivationRound
 
 
 def asymmetric(bench: Bench, both: Bits, bits: int) -> nn.Module:
-    """Round inputs to grids from their lowest to their highest value."""
+    """Round inputs to grids with a zero point."""
     images = bench.calibration_images
-    grids = asymmetric_roundings(bench.detector, images, bits)
-    return with_hooks(bench, both, grids)
+    return with_hooks(bench, both, asymmetric_roundings(bench.detector, images, bits))
 
 
 def logarithmic(bench: Bench, both: Bits, bits: int) -> nn.Module:

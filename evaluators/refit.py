@@ -37,7 +37,9 @@ from spaces.groups import FIXED, Network
 from spaces.quantization.patches import patches, sample_positions
 from spaces.quantization.simulate import norm_behind
 
-RIDGE = 0.05  # of the mean variance of all inputs; .01 to .05 are equally good within noise
+# Of the mean variance of all inputs; .01 to .05 are equally good within noise. What is made with it
+# is kept: where it changes, `evaluators.database.FORMAT` must, too.
+RIDGE = 0.05
 BATCH = 8  # images in one pass
 POSITIONS = 16_384  # samples of a layer's input; several times the number of features
 # Above it (3 x 3 on more than 256 channels) only covariances of channels are kept: what was removed
@@ -63,7 +65,7 @@ class Inputs:
 
     @classmethod
     def of(cls, mean_F: Tensor, covariance_FF: Tensor) -> Inputs:
-        """Invert the covariance with its ridge."""
+        """Add the inverse of a covariance with its ridge."""
         ridged_FF = covariance_FF.double()
         ridged_FF.diagonal().add_(RIDGE * ridged_FF.diagonal().mean() + TINY_VARIANCE)
         inverse_FF = torch.cholesky_inverse(torch.linalg.cholesky(ridged_FF))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from spaces.quantization import ActivationScales, calibrate_activations, quantiz
 from spaces.quantization.allocation import allocate, error_limit_bits, stored_bits
 from spaces.quantization.asymmetric import AsymmetricRounding, asymmetric_roundings
 from spaces.quantization.bias import correct_bias, mean_outputs
-from spaces.quantization.calibrators import weight_scales
+from spaces.quantization.calibrators import mse_clip, weight_scales
 from spaces.quantization.calibrators.lapq import best_power, refine
 from spaces.quantization.codebook import codebook, codebook_size_bytes
 from spaces.quantization.dynamic import DynamicRounding
@@ -138,6 +139,31 @@ class TestAsymmetric:
                 u_detector.net(images)
             handle.remove()
         assert errors["asymmetric"] < 0.7 * errors["symmetric"]
+
+    def test_its_clips_suit_its_finer_steps(self, u_detector: Detector) -> None:
+        """At the clips of a symmetric grid of as many bits more is lost by saturation."""
+        images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+        scales = calibrate_activations(u_detector, images, mse_clip)
+        found = asymmetric_roundings(u_detector, images, 8)
+        errors = {"tight": 0.0, "suited": 0.0}
+
+        def compare(name: str, x: Tensor) -> None:
+            clip = scales.clips[scales.groups[name]][8]
+            tight = replace(found[name], high=min(found[name].high, clip))
+            errors["tight"] += float((tight.rounded(x) - x).square().sum())
+            errors["suited"] += float((found[name].rounded(x) - x).square().sum())
+
+        handles = [
+            u_detector.net.get_submodule(name).register_forward_pre_hook(
+                lambda _, a, name=name: compare(name, a[0])
+            )
+            for name in found
+        ]
+        with torch.no_grad():
+            u_detector.net(images)
+        for handle in handles:
+            handle.remove()
+        assert errors["suited"] < errors["tight"]
 
 
 def test_dynamic_ranges_are_those_of_each_image() -> None:

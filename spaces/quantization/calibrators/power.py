@@ -23,45 +23,34 @@ def least_power_clip(magnitudes: Tensor, counts: Tensor, bits: int, power: float
         bits: See `Calibrator`.
         power: p, at least 1.
     """
+    top = largest_integer(bits)
     peaks = minmax_clip(magnitudes, counts, bits)
     each_once = counts.numel() == 1  # weights
     at_peak = counts[0] if each_once else ((magnitudes == peaks[:, None]) * counts).sum(1)
-    top = largest_integer(bits)
     best, least = peaks, torch.full_like(peaks, torch.inf)
     coarse_step = 1 / COARSE_RATIOS
-    for ratio in range(COARSE_RATIOS, 0, -1):
-        clips = ratio * coarse_step * peaks
+    for ratio in torch.arange(COARSE_RATIOS, 0, -1) * coarse_step:
+        clips = ratio * peaks
         # A clip errs at least by what it takes from the largest magnitude: if that alone is too
         # much in all rows, so it is for all smaller clips.
         if ((peaks - clips).pow(power) * at_peak >= least).all():
             break
-        best, least = _better(best, least, clips, magnitudes, counts, top, power)
-    start = best
-    for step in range(FINE_STEPS - 1, 0, -1):
-        offset = step / FINE_STEPS * coarse_step * peaks
-        larger, smaller = torch.minimum(start + offset, peaks), start - offset
-        if (larger > start).any():
-            best, least = _better(best, least, larger, magnitudes, counts, top, power)
-        best, least = _better(best, least, smaller, magnitudes, counts, top, power)
+        errors = _errors(magnitudes, counts, clips, top, power)
+        best, least = torch.where(errors < least, clips, best), torch.minimum(errors, least)
+    offsets = torch.linspace(1, -1, 2 * FINE_STEPS + 1)[:, None] * coarse_step
+    fine = torch.minimum(best + offsets * peaks, peaks)
+    for row in [row for row in range(1, 2 * FINE_STEPS) if row != FINE_STEPS]:
+        if (fine[row] == fine[FINE_STEPS]).all():  # it is at the peak already
+            continue
+        errors = _errors(magnitudes, counts, fine[row], top, power)
+        best, least = torch.where(errors < least, fine[row], best), torch.minimum(errors, least)
     return best
 
 
-def _better(
-    best: Tensor,
-    least: Tensor,
-    clips: Tensor,
-    magnitudes: Tensor,
-    counts: Tensor,
-    top: int,
-    power: float,
-) -> tuple[Tensor, Tensor]:
-    """Return the clips of less error and that error: of each row the one so far or the new."""
-    steps = clips / top
-    scaled = magnitudes / steps[:, None]
-    missed = scaled.round().clamp_(max=top).sub_(scaled)
+def _errors(magnitudes: Tensor, counts: Tensor, clips: Tensor, top: int, power: float) -> Tensor:
+    """Return the p-th power of the error of each row [R] with its clip [R]."""
+    steps = (clips / top)[:, None]
+    missed = (magnitudes / steps).round_().clamp_(max=top).mul_(steps).sub_(magnitudes)
     if power == 2 and counts.numel() == 1:  # one pass instead of three
-        errors = torch.linalg.vecdot(missed, missed) * counts[0]
-    else:
-        errors = missed.abs_().pow_(power).mul_(counts).sum(1)
-    errors = errors * steps**power
-    return torch.where(errors < least, clips, best), torch.minimum(errors, least)
+        return torch.linalg.vecdot(missed, missed) * counts[0]
+    return missed.abs_().pow_(power).mul_(counts).sum(1)
